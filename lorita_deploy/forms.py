@@ -1,0 +1,137 @@
+"""What layers can become. ``FORMS`` is a plain tuple: forms are mathematics that we vouch for.
+
+With W the (m, n) weight matrix of a layer (m outputs, n inputs * kernel size):
+
+    Dense   W itself
+    Pair    second @ first, first (r, n) as a layer of the same kind, kernel, stride, padding and dilation without bias,
+            second (m, r) as a 1x1 convolution (or linear layer) with the bias
+
+Conv2d as "k x k to r channels, then 1x1 to m": low rank is induced in the output mode only (METHOD: the input-mode and
+spatially separable unfoldings stay full rank).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .errors import PlanMismatch
+from .records import Geometry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor, nn
+
+    from .records import Choice
+
+
+class Form(Protocol):
+    """One class per form."""
+
+    name: str
+
+    def ranks(self, geometry: Geometry, multiple: int) -> tuple[int | None, ...]:
+        """The sizes worth offering: multiples of ``multiple`` for which the form has fewer multiply-accumulates than dense."""
+        ...
+
+    def cost(self, geometry: Geometry, rank: int | None) -> tuple[int, int]:
+        """(parameters, multiply-accumulates for one example)."""
+        ...
+
+    def build(self, layer: nn.Module, rank: int | None) -> nn.Module:
+        """A new, unfilled layer of this form in place of ``layer``, on its device and in its type."""
+        ...
+
+
+class Dense:
+    """The layer as it is."""
+
+    name = "dense"
+
+    def ranks(self, geometry: Geometry, multiple: int) -> tuple[int | None, ...]:
+        return (None,)
+
+    def cost(self, geometry: Geometry, rank: int | None) -> tuple[int, int]:
+        macs = geometry.m * geometry.n * geometry.positions
+        return geometry.m * geometry.n + (geometry.m if geometry.bias else 0), macs
+
+    def build(self, layer: nn.Module, rank: int | None) -> nn.Module:
+        return layer
+
+
+class Pair:
+    """Two factors of rank r."""
+
+    name = "pair"
+
+    def ranks(self, geometry: Geometry, multiple: int) -> tuple[int | None, ...]:
+        m, n = geometry.m, geometry.n
+        largest = (m * n - 1) // (m + n)  # r (m + n) < m n
+        return tuple(range(multiple, largest + 1, multiple))
+
+    def cost(self, geometry: Geometry, rank: int | None) -> tuple[int, int]:
+        assert rank is not None
+        factors = rank * (geometry.m + geometry.n)
+        return factors + geometry.m, factors * geometry.positions
+
+    def build(self, layer: nn.Module, rank: int | None) -> nn.Module:
+        assert rank is not None
+        return pair_module(layer, rank)
+
+
+FORMS: tuple[Form, ...] = (Dense(), Pair())
+
+
+def form(name: str) -> Form:
+    """The form called ``name``. Raises ``KeyError``."""
+    return {each.name: each for each in FORMS}[name]
+
+
+def pair_module(layer: nn.Module, rank: int) -> nn.Sequential:
+    """An unfilled pair in place of a Linear, Conv1d or Conv2d: ``0`` is the first factor, ``1`` the second."""
+    from torch import nn
+
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    like: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
+    if isinstance(layer, nn.Linear):
+        first: nn.Module = nn.Linear(layer.in_features, rank, bias=False, **like)
+        second: nn.Module = nn.Linear(rank, layer.out_features, **like)
+    elif isinstance(layer, nn.Conv1d | nn.Conv2d):
+        kind = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Conv1d
+        shape: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+        first = kind(layer.in_channels, rank, layer.kernel_size, bias=False, **shape, **like)  # type: ignore[arg-type]
+        second = kind(rank, layer.out_channels, 1, **like)
+    else:
+        raise TypeError(f"no pair for a {type(layer).__name__}")
+    return nn.Sequential(first, second).train(layer.training)
+
+
+def fill_pair(pair: nn.Module, first: Tensor, second: Tensor, bias: Tensor) -> None:
+    """Put ``first (r, n)``, ``second (m, r)`` and ``bias (m,)`` into an unfilled pair."""
+    import torch
+    from torch import nn
+
+    assert isinstance(pair, nn.Sequential)
+    with torch.no_grad():
+        for layer, matrix in zip(pair, (first, second), strict=True):
+            layer.weight.copy_(matrix.reshape(layer.weight.shape))
+        pair[1].bias.copy_(bias)
+
+
+def install(network: nn.Module, choices: Iterable[Choice]) -> None:
+    """Give the layers of ``network`` the forms of ``choices``, unfilled, in place: a skeleton to load weights into.
+
+    Raises `PlanMismatch` for layers that the network does not have.
+    """
+    modules = dict(network.named_modules())
+    for choice in choices:
+        if choice.layer not in modules:
+            raise PlanMismatch(f"the plan names a layer that the network lacks: {choice.layer}", where=choice.layer)
+        layer = modules[choice.layer]
+        replace_layer(network, choice.layer, form(choice.form).build(layer, choice.rank))
+
+
+def replace_layer(network: nn.Module, name: str, new: nn.Module) -> None:
+    """Put ``new`` where the layer ``name`` was."""
+    parent_name, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent_name), child, new)

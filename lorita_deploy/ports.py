@@ -1,0 +1,213 @@
+"""What a plug-in must offer, and how it is found by name.
+
+Plug-ins hang outside the walls: they are registered through entry points, our own through the same groups as anybody's.
+
+    lorita_deploy.models          name = "package.module:SPEC"       a `ModelSpec`
+    lorita_deploy.model_families  name = "package.module:function"   function(rest) -> `ModelSpec`, for ``family:rest``
+    lorita_deploy.exporters       name = "package.module:EXPORTER"   an `Exporter`
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from .errors import BadNetwork, UnknownName
+from .records import Accuracy, Artifact, Candidate, Precision, PriceTable, Receipt, Recipe, Role
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+MODELS = "lorita_deploy.models"
+MODEL_FAMILIES = "lorita_deploy.model_families"
+EXPORTERS = "lorita_deploy.exporters"
+
+
+# ---------------------------------------------------------------------------------------------- models and tasks
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A network that can be built by name. ``build(classes, input_size)`` returns an ordinary ``nn.Module``."""
+
+    name: str
+    summary: str
+    build: Callable[[int, int], nn.Module]
+    recipe: Recipe
+    channels: int = 3
+    input_size: int = 32
+    """Height and width of the images the network is made for."""
+    classes: int | None = None
+    """Number of classes of the network as published; None: as many as the data has."""
+
+    def input_shape(self, input_size: int | None = None) -> tuple[int, int, int]:
+        """(channels, height, width) of one example."""
+        size = input_size or self.input_size
+        return (self.channels, size, size)
+
+
+Batch = tuple[Any, ...]
+"""One batch: the network's inputs (tensors, batch first), then the target where there is one."""
+
+
+@dataclass
+class Task:
+    """What a network is for, as functions: how it is judged, and what real inputs look like.
+
+    Handed to the rooms by the pipeline, and by people who bring their own network (several inputs, any output).
+    """
+
+    examples: tuple[Tensor, ...]
+    """One real example per input, batch of 1: fixes the input shapes."""
+    calibration: Iterable[tuple[Tensor, ...]]
+    """Batches of inputs only; can be iterated more than once."""
+    evaluate: Callable[[nn.Module], Accuracy]
+    """On the validation split (or agreement with the dense network); higher is better."""
+    test: Callable[[nn.Module], Accuracy] | None = None
+    """On the test split; looked at once, at the end."""
+    loss: Callable[[Any, tuple[Tensor, ...]], Tensor] | None = None
+    """``loss(outputs, inputs)`` as a scalar mean over the batch. None: a classifier's log-likelihood with labels drawn
+    from the model itself (outputs are logits)."""
+    golden: tuple[Tensor, ...] = ()
+    """A batch of real inputs for verification; empty: the first calibration batch."""
+    input_names: tuple[str, ...] = ("input",)
+    output_names: tuple[str, ...] = ("output",)
+
+
+# ---------------------------------------------------------------------------------------------- exporters
+
+
+@dataclass
+class ExportJob:
+    """One artifact to write. ``network`` is in evaluation mode on the CPU; ``source`` is the artifact to chain from."""
+
+    folder: Path
+    filename: str
+    role: Role
+    network: nn.Module | None
+    examples: tuple[Tensor, ...]
+    """Batch of 1 each."""
+    opset: int
+    ir_version: int
+    precision: Precision = "fp32"
+    batch: int = 1
+    dynamic_batch: bool = False
+    rung: int = 0
+    input_names: tuple[str, ...] = ("input",)
+    output_names: tuple[str, ...] = ("output",)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Strings for the artifact's own metadata; no paths."""
+    source: Artifact | None = None
+
+
+Session = Callable[[Mapping[str, "np.ndarray[Any, Any]"]], "list[np.ndarray[Any, Any]]"]
+"""An opened artifact: named inputs in, outputs in the artifact's order out."""
+
+
+@runtime_checkable
+class Exporter(Protocol):
+    """Writes artifacts of one kind and opens them again."""
+
+    name: str
+    summary: str
+    source: str
+    """``network``, or the name of the exporter whose artifact this one starts from."""
+    suffix: str
+
+    def check(self) -> list[str]:
+        """What is missing here to run, each with its remedy; empty when all is well."""
+        ...
+
+    def export(self, job: ExportJob) -> Artifact: ...
+
+    def open(self, path: Path) -> Session: ...
+
+
+# ---------------------------------------------------------------------------------------------- devices and prices
+
+
+class Device(Protocol):
+    """A place where a bundle's runner can run."""
+
+    name: str
+
+    def run(self, folder: Path, job: Mapping[str, Any], *, timeout_s: float) -> Path:
+        """Run the runner over ``job`` (the job file's content, paths relative to ``folder``); the result file comes back.
+
+        Raises `DeviceUnreachable`, `OutOfResource`, `VerificationFailed`.
+        """
+        ...
+
+
+class Pricer(Protocol):
+    """Says what candidates cost: ladder variants on a device, a stored table, a receipt, or the roofline estimate."""
+
+    def price(self, candidates: Sequence[Candidate]) -> PriceTable: ...
+
+
+Race = Callable[[Sequence[Artifact]], Receipt]
+
+
+# ---------------------------------------------------------------------------------------------- finding by name
+
+
+def find_model(name: str) -> ModelSpec:
+    """The model called ``name``: registered, ``family:rest``, or ``package.module:function``. Raises `UnknownName`."""
+    prefix, colon, rest = name.partition(":")
+    if not colon:
+        spec = _load(MODELS, "model", name)
+    elif prefix in names(MODEL_FAMILIES):
+        spec = _load(MODEL_FAMILIES, "model family", prefix)(rest)
+    else:
+        spec = _from_function(prefix, rest)
+    if not isinstance(spec, ModelSpec):
+        raise BadNetwork(f"{name} is a {type(spec).__name__}, not a ModelSpec", where=name)
+    return spec
+
+
+def find_exporter(name: str) -> Exporter:
+    """The exporter called ``name``. Raises `UnknownName`."""
+    exporter = _load(EXPORTERS, "exporter", name)
+    if not isinstance(exporter, Exporter):
+        raise BadNetwork(f"exporter {name} lacks part of the port (check, export, open)", where=name)
+    return exporter
+
+
+def names(group: str) -> list[str]:
+    """What is registered in an entry-point group, sorted."""
+    return sorted({point.name for point in entry_points(group=group)})
+
+
+def _load(group: str, kind: str, name: str) -> Any:
+    found: EntryPoint | None = next((point for point in entry_points(group=group) if point.name == name), None)
+    if found is None:
+        known = names(group)
+        more = " (or torchvision:NAME, timm:NAME, package.module:function)" if group == MODELS else ""
+        raise UnknownName(kind, name, known, fix=f"lorita-deploy {kind.split()[0]}s list{more}")
+    return found.load()
+
+
+def _from_function(module_name: str, function_name: str) -> ModelSpec:
+    """``package.module:function``: a function that takes no argument, or (classes, input_size), and gives a module."""
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UnknownName(
+            "model", f"{module_name}:{function_name}", names(MODEL_FAMILIES), fix=f"{error}; is it importable from here?"
+        ) from error
+    if isinstance(function, ModelSpec):
+        return function
+    import inspect
+
+    takes_arguments = len(inspect.signature(function).parameters) >= 2
+    return ModelSpec(
+        name=f"{module_name}:{function_name}",
+        summary=(inspect.getdoc(function) or "a network of yours").splitlines()[0],
+        build=function if takes_arguments else lambda classes, input_size: function(),
+        recipe=Recipe(epochs=20, batch_size=64, lr=0.05, weight_decay=1e-3),
+    )

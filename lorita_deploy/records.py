@@ -1,0 +1,717 @@
+"""READ FIRST: every document that flows through the house, in the order in which it flows.
+
+Documents hold no tensors. They are frozen, strict pydantic models: an unknown key, a missing key, a value of another type
+or a newer schema is a `BadRecord`. A *document* (subclass of `Document`) is a file of its own and names its schema;
+a *part* (subclass of `Part`) lives inside documents. Units are in the names (``_us`` microseconds, ``_ms`` milliseconds,
+``_bytes``). Digests are sha256 in hexadecimal.
+
+Format history: 1 - first version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from .errors import BadRecord, OutOfResource
+
+Provenance = Literal["measured", "tabled", "estimated"]
+"""How a time was come by: measured on the target itself, tabled from an earlier measurement on that kind of device, or
+estimated by a formula."""
+
+Precision = Literal["fp32", "fp16", "int8"]
+Role = Literal["compressed", "dense"]
+
+
+class Part(BaseModel):
+    """A piece of a document."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def digest(self) -> str:
+        """sha256 of the canonical JSON text."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+class Document(Part):
+    """A piece of knowledge that is a file of its own: ``{"schema": "lorita-deploy/<name>/<version>", ...}``."""
+
+    SCHEMA: ClassVar[str]
+    VERSION: ClassVar[int] = 1
+
+    @classmethod
+    def schema_id(cls) -> str:
+        return f"lorita-deploy/{cls.SCHEMA}/{cls.VERSION}"
+
+    def to_json(self) -> str:
+        """The text of the file: indented, keys in the order of the class."""
+        body = {"schema": self.schema_id(), **self.model_dump(mode="json")}
+        return json.dumps(body, indent=1, allow_nan=False) + "\n"
+
+    def save(self, path: Path | str) -> Path:
+        """Write aside, fsync, rename: a half-written file is never taken for a whole one."""
+        write_atomically(Path(path), self.to_json().encode())
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read a document. Raises `BadRecord` (damaged, foreign keys, other schema, newer version)."""
+        return cls.parse(_read(path), where=path)
+
+    @classmethod
+    def parse(cls, text: str | bytes, *, where: object) -> Self:
+        """Read a document from its text; ``where`` is named in errors."""
+        body = _json_object(text, where)
+        found = body.pop("schema", None)
+        _check_schema(found, cls, where)
+        try:
+            return cls.model_validate_json(json.dumps(body))
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"]) or "(top)"
+            raise BadRecord(
+                f"{error.error_count()} entries of this {cls.SCHEMA} record are wrong; first: {key}: {first['msg']}",
+                where=where,
+                fix="let lorita-deploy write the file again, or mend that entry by hand",
+            ) from error
+
+
+def schema_name(path: Path | str) -> str:
+    """The name in a record's schema, such as ``plan``. Raises `BadRecord`."""
+    found = _json_object(_read(path), path).get("schema")
+    parts = found.split("/") if isinstance(found, str) else []
+    if len(parts) != 3 or parts[0] != "lorita-deploy":
+        raise BadRecord("this JSON file is not a lorita-deploy record (no schema line)", where=path)
+    return parts[1]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` so that the file is whole or not there. Raises `OutOfResource` (disk full)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutOfResource(
+            f"cannot write: {error.strerror}", where=path, fix="free some space or choose another --out, then run the same command"
+        ) from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _read(path: Path | str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise BadRecord(f"cannot read: {error.strerror}", where=path) from error
+
+
+def _json_object(text: str | bytes, where: object) -> dict[str, Any]:
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadRecord(
+            f"not valid JSON: {error}", where=where, fix="the file is damaged or cut short: delete it and run the same command again"
+        ) from error
+    if not isinstance(body, dict):
+        raise BadRecord("not a JSON object", where=where)
+    return body
+
+
+def _check_schema(found: object, cls: type[Document], where: object) -> None:
+    expected = cls.schema_id()
+    if found == expected:
+        return
+    if isinstance(found, str) and found.startswith(f"lorita-deploy/{cls.SCHEMA}/"):
+        version = found.rsplit("/", 1)[1]
+        if version.isdigit() and int(version) > cls.VERSION:
+            raise BadRecord(
+                f"written by a newer lorita-deploy: schema {found}, this one reads up to {expected}",
+                where=where,
+                fix="pip install --upgrade lorita-deploy",
+            )
+    raise BadRecord(f"schema is {found!r}, expected {expected!r}", where=where)
+
+
+# ---------------------------------------------------------------------------------------------- where and when
+
+
+class Host(Part):
+    """A machine with its software, as far as it can change a time."""
+
+    machine: str
+    """Processor or board, as it names itself, e.g. ``AMD EPYC`` or ``Jetson Orin Nano``."""
+    kind: str
+    """The target this machine is an instance of: ``cpu``, ``cuda``, ``jetson-orin-nano``, ..."""
+    cores: int
+    memory_bytes: int
+    system: str
+    """Kernel and architecture."""
+    versions: dict[str, str]
+    """Runtime packages and drivers, name to version, sorted by name."""
+
+
+class Accuracy(Part):
+    """How often the network is right, as counts. ``agreement`` is with the dense network, where labels are missing."""
+
+    metric: Literal["accuracy", "agreement", "score"]
+    split: str
+    """Which images: ``train``, ``validation``, ``test`` or ``calibration``."""
+    correct: float
+    """Number of right answers (for ``score``: the score itself, with total 1)."""
+    total: int
+
+    @property
+    def value(self) -> float:
+        return self.correct / self.total if self.total else 0.0
+
+
+# ---------------------------------------------------------------------------------------------- data and training
+
+
+class DataSummary(Document):
+    """What the network is trained and judged on, after splitting. File ``data.json``."""
+
+    SCHEMA = "data"
+
+    name: str
+    source: str
+    classes: tuple[str, ...]
+    """Class names; empty for unlabelled images."""
+    shape: tuple[int, ...]
+    """One input as the network gets it, e.g. (3, 32, 32)."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Per channel, of pixels in 0..1, over the training split."""
+    counts: dict[str, int]
+    """Images per split."""
+    content_sha256: str
+    """Over pixels, labels and split of every image."""
+
+
+class Recipe(Part):
+    """How a network is trained. Learning-rate units are per optimiser step."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(gt=0)
+    momentum: float = 0.9
+    weight_decay: float = Field(ge=0)
+    """On every weight matrix, factored or not; never on BN, LN or biases."""
+    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    augment: tuple[Literal["flip", "crop"], ...] = ()
+    depth: int = Field(default=3, ge=1)
+    """N of LoRITa: how many factors each weight is the product of."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    seed: int = 0
+
+
+class LeftAlone(Part):
+    """A layer that is not touched, and why."""
+
+    layer: str
+    reason: str
+
+
+class EpochRecord(Part):
+    epoch: int
+    train_loss: float
+    validation: Accuracy
+    images_per_s: float
+    rank_fraction: float
+    """Mean over factored layers of the share of singular values above 1e-3 of the largest."""
+
+
+class TrainRecord(Document):
+    """What a training was and came to. File ``trained.json``; the weights (factors) lie beside it."""
+
+    SCHEMA = "trained"
+
+    model: str
+    data_sha256: str
+    recipe: Recipe
+    device: str
+    factored: tuple[str, ...]
+    left_alone: tuple[LeftAlone, ...]
+    epochs: tuple[EpochRecord, ...]
+    best_epoch: int
+    """By the validation split."""
+    test: Accuracy | None
+    """Looked at once, at the end."""
+    weights_sha256: str
+
+
+# ---------------------------------------------------------------------------------------------- the collapsed network
+
+
+class Geometry(Part):
+    """What fixes a layer's cost. As a matrix the weight is (m, n): m outputs, n = inputs * kernel size."""
+
+    kind: Literal["linear", "conv1d", "conv2d"]
+    out_channels: int
+    in_channels: int
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] | Literal["same", "valid"] = ()
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
+    bias: bool = True
+    in_shape: tuple[int, ...] = ()
+    """Spatial shape of one input (tokens for a linear layer on sequences; empty on vectors)."""
+    out_shape: tuple[int, ...] = ()
+
+    @property
+    def m(self) -> int:
+        return self.out_channels
+
+    @property
+    def n(self) -> int:
+        size = self.in_channels // self.groups
+        for extent in self.kernel:
+            size *= extent
+        return size
+
+    @property
+    def positions(self) -> int:
+        """How often the matrix is applied to one input: H*W of a conv's output, tokens of a linear layer."""
+        count = 1
+        for extent in self.out_shape:
+            count *= extent
+        return count
+
+
+class Layer(Part):
+    """A layer that may change its form."""
+
+    name: str
+    geometry: Geometry
+    group: str
+    """The channel group its outputs belong to: channels that must stay or go together."""
+    spectrum: tuple[float, ...]
+    """Singular values of the weight matrix, descending."""
+
+
+class CollapsedRecord(Document):
+    """The plain dense network: "before" in every comparison. File ``collapsed.json``."""
+
+    SCHEMA = "collapsed"
+
+    model: str
+    classes: int
+    input_shapes: tuple[tuple[int, ...], ...]
+    """Of one example, without the batch."""
+    layers: tuple[Layer, ...]
+    left_alone: tuple[LeftAlone, ...]
+    params: int
+    macs: int
+    """Multiply-accumulates of the convolutions and linear layers for one example."""
+    collapse_error: float
+    """Largest difference of outputs between factored and collapsed network, over the largest output."""
+    accuracy: tuple[Accuracy, ...]
+    weights_sha256: str
+
+
+# ---------------------------------------------------------------------------------------------- compression
+
+
+class LayerCalibration(Part):
+    """What calibration says of one layer."""
+
+    layer: str
+    loss_at_rank: tuple[float, ...]
+    """Predicted loss increase when the layer is cut to rank 0, 1, ..., m (length m+1, descending to 0)."""
+
+
+class CalibrationRecord(Document):
+    """Moments of each layer's outputs, boiled down to loss curves. File ``calibration.json``; moments in safetensors."""
+
+    SCHEMA = "calibration"
+
+    network_sha256: str
+    criterion: Literal["whitened", "svd", "paper"]
+    samples: int
+    seed: int
+    layers: tuple[LayerCalibration, ...]
+
+
+class Candidate(Part):
+    """One thing a layer could become. Dense: all None but the full widths."""
+
+    layer: str
+    group: str
+    form: Literal["dense", "pair", "narrow", "narrow-pair"]
+    k_in: int
+    k_out: int
+    """Channels read and written."""
+    rank: int | None
+    precision: Precision
+    params: int
+    macs: int
+    predicted_loss: float
+
+    @property
+    def key(self) -> str:
+        """Names the candidate within one network."""
+        return f"{self.layer}|{self.form}|{self.k_in}x{self.k_out}|{self.rank or 'full'}|{self.precision}"
+
+
+class LayerTime(Part):
+    """The price of a candidate, in the context of the whole network (fused with its neighbours)."""
+
+    candidate: str
+    """`Candidate.key`."""
+    us: float
+    provenance: Provenance
+
+
+class PriceTable(Document):
+    """What every candidate costs on one host through one runtime. File ``prices.json``."""
+
+    SCHEMA = "prices"
+
+    network_sha256: str
+    target: str
+    runtime: str
+    precision: Precision
+    threads: int
+    batch: int
+    host: Host | None
+    """Where it was measured; None for estimates."""
+    provenance: Provenance
+    method: str
+    network_us: float
+    """The dense network as a whole."""
+    rest_us: float
+    """The part of it that no candidate changes."""
+    times: tuple[LayerTime, ...]
+
+
+class Budget(Part):
+    """What the plan must keep. Exactly one of the first three is set."""
+
+    max_drop: float | None = None
+    """Points of validation accuracy (or agreement) that may be lost: 1.0 is one per cent of the images."""
+    max_latency_ms: float | None = None
+    speedup: float | None = None
+    objective: Literal["latency", "macs", "params"] = "latency"
+
+
+class Choice(Part):
+    """What one layer becomes."""
+
+    layer: str
+    form: Literal["dense", "pair", "narrow", "narrow-pair"]
+    k_in: int
+    k_out: int
+    rank: int | None
+    predicted_loss: float
+    us: float
+    dense_us: float
+
+
+class GroupChoice(Part):
+    """How many channels a channel group keeps."""
+
+    group: str
+    width: int
+    kept: int
+
+
+class Probe(Part):
+    """One plan that was really built and judged while the budget was being searched."""
+
+    budget_us: float
+    predicted_us: float
+    predicted_loss: float
+    accuracy: Accuracy
+    accepted: bool
+
+
+class Prediction(Part):
+    """The planned network's predicted time against the measured one (both whole network, same host)."""
+
+    predicted_us: float
+    measured_us: float
+
+    @property
+    def error(self) -> float:
+        return self.predicted_us / self.measured_us - 1.0
+
+
+class Plan(Document):
+    """THE HINGE: a small file that a person can read, diff, edit and feed back. File ``plan.json``."""
+
+    SCHEMA = "plan"
+
+    model: str
+    network_sha256: str
+    target: str
+    precision: Precision
+    budget: Budget
+    provenance: Provenance
+    dense_us: float
+    predicted_us: float
+    predicted_loss: float
+    groups: tuple[GroupChoice, ...]
+    choices: tuple[Choice, ...]
+    solver: str
+    """Solver, its status and the optimality gap."""
+    probes: tuple[Probe, ...] = ()
+    predictions: tuple[Prediction, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def changed(self) -> tuple[Choice, ...]:
+        """The choices that are not dense."""
+        return tuple(choice for choice in self.choices if choice.form != "dense")
+
+
+class CompressedRecord(Document):
+    """The network in its chosen forms. File ``compressed.json``."""
+
+    SCHEMA = "compressed"
+
+    plan_sha256: str
+    params: int
+    macs: int
+    accuracy: tuple[Accuracy, ...]
+    weights_sha256: str
+
+
+# ---------------------------------------------------------------------------------------------- artifacts and proof
+
+
+class TensorSpec(Part):
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class Artifact(Part):
+    """A file that runs somewhere."""
+
+    role: Role
+    path: str
+    """Relative to the build folder."""
+    exporter: str
+    sha256: str
+    size_bytes: int
+    opset: int
+    ir_version: int
+    precision: Precision
+    batch: int
+    dynamic_batch: bool
+    rung: int
+    """Place on the ladder of truncation levels; 0 is the plan itself."""
+    simplified: bool
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    notes: tuple[str, ...] = ()
+
+
+class Fidelity(Part):
+    """Artifact against the torch network, on the same inputs."""
+
+    role: Role
+    inputs: Literal["real", "random"]
+    examples: int
+    max_abs: float
+    max_rel: float
+    """max_abs over the largest absolute reference output."""
+    cosine: float
+    """Smallest cosine of an example's outputs."""
+    top1_agreement: float
+    tolerance: float
+    """On max_rel."""
+
+    @property
+    def passed(self) -> bool:
+        return self.max_rel <= self.tolerance
+
+
+class FidelityReport(Document):
+    """File ``fidelity.json``."""
+
+    SCHEMA = "fidelity"
+
+    artifacts: tuple[Artifact, ...]
+    checks: tuple[Fidelity, ...]
+    accuracy: tuple[Accuracy, ...] = ()
+    """Of the shipped artifact itself, on the test images."""
+
+
+class LatencySeries(Part):
+    """One artifact's latency in one run: every sample, and what follows from them."""
+
+    name: str
+    sha256: str
+    samples_ms: tuple[float, ...]
+    calls_per_sample: int
+    n: int
+    median_ms: float
+    median_ci95_ms: tuple[float, float]
+    """Order-statistic interval of the median."""
+    p90_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    """None below 1,000 samples."""
+    spread: float
+    """Inter-quartile range over median."""
+    load_ms: float
+    first_ms: float
+    """Loading and the first, cold inference."""
+    warmup_runs: int
+    warmup_stable: bool
+    peak_memory_bytes: int
+    """Resident set of the process when only this artifact had been loaded and run."""
+    file_bytes: int
+    verified: bool | None
+    """Golden outputs reproduced; None where there were none."""
+    max_rel: float | None
+
+
+class LatencyRatio(Part):
+    """Interleaved comparison: candidate time over baseline time, so below 1 is faster."""
+
+    candidate: str
+    baseline: str
+    n: int
+    ratio: float
+    """Median of the paired ratios."""
+    ci95: tuple[float, float]
+
+    @property
+    def speedup(self) -> float:
+        return 1.0 / self.ratio
+
+    @property
+    def never_slower(self) -> bool:
+        """The house's definition: the upper end of the 95 % interval is at most 1.02."""
+        return self.ci95[1] <= 1.02
+
+    @property
+    def faster(self) -> bool:
+        """A speed-up may be claimed."""
+        return self.ci95[1] < 1.0
+
+
+class Settings(Part):
+    """How the runtime was set while timing."""
+
+    runtime: str
+    threads: int
+    graph_level: str
+    spinning: bool
+    batch: int
+
+
+class Receipt(Document):
+    """THE latency record, written by the bundle's runner on whatever machine it ran. File ``receipt.json``."""
+
+    SCHEMA = "receipt"
+
+    run_id: str
+    started: str
+    """UTC, ISO 8601."""
+    host: Host
+    settings: Settings
+    load_before: float | None
+    load_after: float | None
+    """One-minute load average of the machine around the run."""
+    series: tuple[LatencySeries, ...]
+    ratios: tuple[LatencyRatio, ...]
+    faster: str | None
+    """Name of the artifact to use here, when several raced."""
+    warnings: tuple[str, ...]
+
+
+class ManifestFile(Part):
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+class Manifest(Document):
+    """What a bundle holds. File ``manifest.json`` inside it."""
+
+    SCHEMA = "manifest"
+
+    model: str
+    target: str
+    producer: str
+    files: tuple[ManifestFile, ...]
+    artifacts: tuple[Artifact, ...]
+    sources: dict[str, str]
+    """Source chain: step to digest, from the data to the plan."""
+    preprocessing: dict[str, Any]
+    """mean, std, layout and size of the input."""
+    classes: tuple[str, ...]
+    tolerance: float
+
+
+# ---------------------------------------------------------------------------------------------- the end of a build
+
+
+class StageRecord(Document):
+    """A finished stage: what went in and what came out. Files ``stages/<name>.json``."""
+
+    SCHEMA = "stage"
+
+    name: str
+    key: str
+    """sha256 over the options and input files that decide the output."""
+    outputs: dict[str, str]
+    """Path in the build folder to sha256."""
+    seconds: float
+    line: str
+    """One line of result."""
+
+
+class BuildReport(Document):
+    """Everything a build found out. File ``report.json``."""
+
+    SCHEMA = "report"
+
+    model: str
+    target: str
+    provenance: Provenance
+    """Of the times the plan was made with."""
+    shipped: Role
+    """Which network ``model.onnx`` is."""
+    artifact: str
+    headline: str
+    estimated_ratio: float | None
+    """Compressed over dense on the target, where the target is not this machine."""
+    accuracy: tuple[Accuracy, ...]
+    """Of the shipped network."""
+    dense_accuracy: tuple[Accuracy, ...]
+    params: tuple[int, int]
+    macs: tuple[int, int]
+    """Dense, shipped."""
+    artifacts: tuple[Artifact, ...]
+    fidelity: tuple[Fidelity, ...]
+    plan: Plan
+    receipt: Receipt | None
+    host: Host
+    """The machine that built."""
+    stages: tuple[StageRecord, ...]
+    notes: tuple[str, ...]
