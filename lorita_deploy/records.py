@@ -375,6 +375,14 @@ class Candidate(Part):
         return f"{self.layer}|{self.form}|{self.k_in}x{self.k_out}|{self.rank or 'full'}|{self.precision}"
 
 
+class CandidateTable(Document):
+    """All that was on offer. File ``candidates.json``."""
+
+    SCHEMA = "candidates"
+
+    candidates: tuple[Candidate, ...]
+
+
 class LayerTime(Part):
     """The price of a candidate, in the context of the whole network (fused with its neighbours)."""
 

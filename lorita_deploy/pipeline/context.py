@@ -1,0 +1,249 @@
+"""What the stages of one build share: the options resolved, and everything finished stages left in the build folder.
+
+Stages hand over through the folder only: each property below reads what an earlier stage wrote, once, when it is first
+asked for. So a resumed build decides from the same bytes as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BadNetwork, LoritaDeployError
+from ..networks import CollapsedNetwork, CompressedNetwork, load_weights
+from ..ports import Exporter, ModelSpec, Task, find_exporter, find_model
+from ..records import (
+    Accuracy,
+    Candidate,
+    CandidateTable,
+    CollapsedRecord,
+    CompressedRecord,
+    DataSummary,
+    Geometry,
+    Plan,
+    PriceTable,
+    Recipe,
+    Settings,
+)
+from ..targets import is_local, load_target, this_host
+from .folder import BuildFolder
+from .options import DEFAULT_DATA, BuildOptions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..compress.calibrate import Calibration
+    from ..train.datasets import Dataset
+
+TRAINED_HERE_SIZE = 64
+"""Input size of torchvision and timm classifiers that are trained here, where none is asked for."""
+
+EVALUATION_BATCH = 128
+
+
+class Watch:
+    """Told how a build goes; every method may be left as it is."""
+
+    def stage_started(self, name: str) -> None: ...
+
+    def progress(self, done: float, total: float, text: str = "") -> None: ...
+
+    def stage_finished(self, name: str, seconds: float, line: str, cached: bool) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of the build: ``key`` gathers what decides its output, ``run`` writes ``outputs`` and gives one line of result."""
+
+    name: str
+    outputs: Callable[[Build], tuple[str, ...]]
+    key: Callable[[Build], dict[str, Any]]
+    run: Callable[[Build], str]
+
+
+class Build:
+    """One build: options, target, folder, and what the stages have made so far."""
+
+    def __init__(
+        self, options: BuildOptions, *, watch: Watch | None = None, model: nn.Module | None = None, task: Task | None = None
+    ) -> None:
+        if task is not None and model is None:
+            raise ValueError("a task of your own needs a model of your own")
+        if model is not None and task is None:
+            raise ValueError("a model of your own needs a task that says how it is judged")
+        self.options = options
+        self.watch = watch or Watch()
+        self.folder = BuildFolder(options.folder)
+        self.target = load_target(options.target)
+        self.local = is_local(self.target)
+        self.budget = options.budget
+        self.own_model = model
+        self.own_task = task
+        self.notes: list[str] = []
+
+    # ------------------------------------------------------------------------------------------ the network asked for
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """The model plug-in (not asked for when the network was handed in)."""
+        return find_model(self.options.model)
+
+    @property
+    def trains(self) -> bool:
+        return self.options.train and self.own_model is None
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.options.recipe(self.spec.recipe)
+
+    @property
+    def input_size(self) -> int:
+        if self.options.input_size:
+            return self.options.input_size
+        from_a_family = ":" in self.options.model
+        return TRAINED_HERE_SIZE if self.trains and from_a_family else self.spec.input_size
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.spec.input_shape(self.input_size)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the network tells apart."""
+        found = self.options.classes or len(self.data.classes) or self.spec.classes
+        if not found:
+            raise LoritaDeployError("the number of classes is not known", fix="say it with --classes N")
+        return found
+
+    def blank(self) -> nn.Module:
+        """A plain network of this architecture, freshly initialised from the seed (or a copy of the one handed in)."""
+        import torch
+
+        if self.own_model is not None:
+            return copy.deepcopy(self.own_model)
+        torch.manual_seed(self.options.seed)
+        try:
+            return self.spec.build(self.classes, self.input_size)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise BadNetwork(
+                f"the model cannot be built with {self.classes} classes at {self.input_size} pixels: {error}", where=self.spec.name
+            ) from error
+
+    @cached_property
+    def device(self) -> str:
+        """Where torch computes."""
+        import torch
+
+        if self.options.device != "auto":
+            return self.options.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    # ------------------------------------------------------------------------------------------ data
+
+    @property
+    def data_name(self) -> str | None:
+        """The labelled data set; None where only unlabelled images were given."""
+        return self.options.data or (None if self.options.calibration else DEFAULT_DATA)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        from ..train.datasets import load_dataset
+
+        assert self.data_name is not None
+        root = Path(self.options.data_root) if self.options.data_root else None
+        return load_dataset(self.data_name, shape=self.shape, seed=self.options.seed, root=root)
+
+    @cached_property
+    def data(self) -> DataSummary:
+        return DataSummary.load(self.folder / "data.json")
+
+    @cached_property
+    def task(self) -> Task:
+        from .tasks import images_task, labelled_task
+
+        if self.own_task is not None:
+            return self.own_task
+        if self.data_name is not None:
+            return labelled_task(self)
+        return images_task(self)
+
+    # ------------------------------------------------------------------------------------------ what stages left
+
+    @cached_property
+    def collapsed(self) -> CollapsedRecord:
+        return CollapsedRecord.load(self.folder / "collapsed.json")
+
+    @cached_property
+    def dense(self) -> CollapsedNetwork:
+        module = self.blank()
+        load_weights(module, self.folder / "collapsed.safetensors")
+        return CollapsedNetwork(module.eval().to(self.device), self.collapsed)
+
+    @property
+    def geometries(self) -> dict[str, Geometry]:
+        return {layer.name: layer.geometry for layer in self.collapsed.layers}
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        from ..compress.calibrate import Calibration
+
+        return Calibration.load(self.folder.path)
+
+    @cached_property
+    def candidates(self) -> tuple[Candidate, ...]:
+        return CandidateTable.load(self.folder / "candidates.json").candidates
+
+    @cached_property
+    def prices(self) -> PriceTable:
+        return PriceTable.load(self.folder / "prices.json")
+
+    @cached_property
+    def plan(self) -> Plan:
+        return Plan.load(self.folder / "plan.json")
+
+    @cached_property
+    def compressed(self) -> CompressedNetwork:
+        from ..forms import install
+
+        module = self.blank()
+        install(module, self.plan.changed())
+        load_weights(module, self.folder / "compressed.safetensors")
+        record = CompressedRecord.load(self.folder / "compressed.json")
+        return CompressedNetwork(module.eval().to(self.device), record, self.plan)
+
+    def validation(self) -> Accuracy:
+        """Of the dense network, as the collapse stage found it."""
+        return self.collapsed.accuracy[0]
+
+    # ------------------------------------------------------------------------------------------ how artifacts are made
+
+    @cached_property
+    def exporter(self) -> Exporter:
+        return find_exporter("onnx")
+
+    @property
+    def precision(self) -> Any:
+        return self.options.precision or self.target.limits.precision
+
+    @property
+    def opset(self) -> int:
+        return self.options.opset or self.target.limits.opset
+
+    @property
+    def settings(self) -> Settings:
+        """How this machine's runtime is set while timing. One thread is the default for comparisons."""
+        return Settings(
+            runtime="onnxruntime", threads=self.options.threads, graph_level="all", spinning=False, batch=self.options.batch
+        )
+
+    @property
+    def host_key(self) -> str:
+        """Changes when measured times would no longer hold."""
+        return hashlib.sha256(this_host().model_dump_json().encode()).hexdigest()

@@ -1,0 +1,135 @@
+"""The build folder: the hand-over format between stages, and what makes a build resumable.
+
+A stage whose record is there, whose key (everything that decides its output) is the same and whose output files still have
+their hashes is not run again. Files are written aside and renamed, so that a killed build leaves no half-written file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadRecord, FolderBusy, OutOfResource
+from ..records import StageRecord
+
+
+class BuildFolder:
+    """A folder that one build at a time writes to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder. Raises `FolderBusy` when another process does, `OutOfResource` when it cannot be written."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("a+")
+        except OSError as error:
+            raise OutOfResource(
+                f"cannot write to the build folder: {error.strerror}", where=self.path, fix="choose another folder with --out"
+            ) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                lock.seek(0)
+                raise FolderBusy(
+                    f"another build is at work here ({lock.read().strip() or 'unknown process'})",
+                    where=self.path,
+                    fix="wait for it, or choose another folder with --out",
+                ) from error
+            lock.seek(0)
+            lock.truncate()
+            lock.write(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            lock.flush()
+            try:
+                self._sweep()
+                yield
+            finally:
+                lock.seek(0)
+                lock.truncate()
+
+    def _sweep(self) -> None:
+        """Remove what a killed build left half-written."""
+        for path in self.path.rglob(".*.part"):
+            path.unlink(missing_ok=True)
+
+    # ------------------------------------------------------------------------------------------ stages
+
+    def record(self, name: str) -> StageRecord | None:
+        """The record of a finished stage; None where there is none (or a damaged one)."""
+        path = self._record_path(name)
+        if not path.exists():
+            return None
+        try:
+            return StageRecord.load(path)
+        except BadRecord:
+            return None
+
+    def finished(self, name: str, key: str) -> StageRecord | None:
+        """The stage's record, if it was finished with this key and its outputs are untouched."""
+        record = self.record(name)
+        if record is None or record.key != key:
+            return None
+        untouched = all(sha256_of(self.path / output) == digest for output, digest in record.outputs.items())
+        return record if untouched else None
+
+    def finish(self, name: str, key: str, outputs: Iterable[str], seconds: float, line: str) -> StageRecord:
+        """Put down that a stage is done."""
+        digests = {}
+        for output in outputs:
+            digest = sha256_of(self.path / output)
+            if digest is None:
+                raise FileNotFoundError(f"stage {name} did not write {output}")
+            digests[output] = digest
+        record = StageRecord(name=name, key=key, outputs=digests, seconds=round(seconds, 3), line=line)
+        record.save(self._record_path(name))
+        return record
+
+    def keep_edited(self, name: str) -> list[str]:
+        """Set aside outputs of a stage that somebody changed since it wrote them, before it writes them again."""
+        record = self.record(name)
+        kept = []
+        for output, digest in (record.outputs if record else {}).items():
+            path = self.path / output
+            found = sha256_of(path)
+            if found not in (None, digest):
+                aside = path.with_name(f"{path.stem}.edited{path.suffix}")
+                os.replace(path, aside)
+                kept.append(aside.name)
+        return kept
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Start over: the stages' records go, and half-done trainings with them."""
+        for name in names:
+            self._record_path(name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / "training", ignore_errors=True)
+
+    def _record_path(self, name: str) -> Path:
+        return self.path / "stages" / f"{name}.json"
+
+
+def key_of(parts: Mapping[str, Any]) -> str:
+    """sha256 over the canonical JSON of what decides a stage's output."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str | None:
+    """The digest of a file; None where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None

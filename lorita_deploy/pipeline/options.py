@@ -1,0 +1,130 @@
+"""What a user may ask of a build: one record, filled from the command line, a TOML file or Python."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from ..errors import BadRecord, LoritaDeployError, UnknownName
+from ..records import Budget, Part, Precision, Recipe
+
+DEFAULT_DATA = "digits"
+DEFAULT_MAX_DROP = 0.5
+"""Points of validation accuracy that a build may lose where no budget is given."""
+
+
+class BuildOptions(Part):
+    """Every option of ``lorita-deploy build``; None means the default, which the model, the data or the target decides."""
+
+    model: str
+    target: str = "cpu"
+    out: str | None = None
+
+    data: str | None = None
+    data_root: str | None = None
+    calibration: str | None = None
+    """A folder of (unlabelled) images to calibrate on."""
+    calibration_samples: int = Field(default=256, ge=1)
+    input_size: int | None = Field(default=None, ge=1)
+    classes: int | None = Field(default=None, ge=1)
+
+    checkpoint: str | None = None
+    train: bool = True
+    depth: int | None = Field(default=None, ge=1)
+    epochs: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    lr: float | None = Field(default=None, gt=0)
+    weight_decay: float | None = Field(default=None, ge=0)
+    seed: int = 0
+    device: str = "auto"
+
+    max_drop: float | None = Field(default=None, ge=0)
+    max_latency: str | None = None
+    speedup: float | None = Field(default=None, gt=0)
+    objective: Literal["latency", "macs", "params"] = "latency"
+    criterion: Literal["whitened", "svd", "paper"] = "whitened"
+    plan: str | None = None
+    layer_times: str | None = None
+    trust_times: bool = False
+    recover_epochs: int = Field(default=0, ge=0)
+    require_speedup: float | None = Field(default=None, gt=0)
+
+    precision: Precision | None = None
+    opset: int | None = Field(default=None, ge=7)
+    batch: int = Field(default=1, ge=1)
+    dynamic_batch: bool = False
+    simplify: bool = True
+    threads: int = Field(default=1, ge=1)
+
+    fresh: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """The build folder."""
+        name = f"{self.model}-{self.target}".replace(":", "-").replace("/", "-")
+        return Path(self.out) if self.out else Path("build") / name
+
+    @property
+    def budget(self) -> Budget:
+        """Raises `LoritaDeployError` when two budgets are given."""
+        given = [name for name in ("max_drop", "max_latency", "speedup") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise LoritaDeployError(
+                f"two budgets were given: {' and '.join('--' + name.replace('_', '-') for name in given)}", fix="keep one of them"
+            )
+        if self.max_latency is not None:
+            return Budget(max_latency_ms=milliseconds(self.max_latency), objective=self.objective)
+        if self.speedup is not None:
+            return Budget(speedup=self.speedup, objective=self.objective)
+        drop = DEFAULT_MAX_DROP if self.max_drop is None else self.max_drop
+        return Budget(max_drop=drop, objective=self.objective)
+
+    def recipe(self, default: Recipe) -> Recipe:
+        """The model's own recipe with what the user changed."""
+        changes = {name: getattr(self, name) for name in ("depth", "epochs", "batch_size", "lr", "weight_decay")}
+        given = {name: value for name, value in changes.items() if value is not None}
+        return default.model_copy(update={**given, "seed": self.seed})
+
+
+def milliseconds(text: str) -> float:
+    """``2.5ms``, ``900us``, ``0.01s`` or a bare number of milliseconds. Raises `LoritaDeployError`."""
+    units = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
+    number, scale = text.strip(), 1.0
+    for unit, factor in units.items():
+        if number.endswith(unit):
+            number, scale = number.removesuffix(unit), factor
+            break
+    try:
+        value = float(number) * scale
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise LoritaDeployError(f"{text!r} is not a latency", where="--max-latency", fix="write for example 2.5ms")
+    return value
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The options in a TOML file, names as in `BuildOptions` (dashes allowed). Raises `BadRecord`, `UnknownName`."""
+    try:
+        body = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadRecord(f"cannot be read as TOML: {error}", where=path) from error
+    options = {key.replace("-", "_"): value for key, value in body.items()}
+    for key in options:
+        if key not in BuildOptions.model_fields:
+            raise UnknownName("option", key, BuildOptions.model_fields, fix=f"mend {path}")
+    return options
+
+
+def make_options(**given: Any) -> BuildOptions:
+    """`BuildOptions` from loose values. Raises `LoritaDeployError` naming the option."""
+    try:
+        return BuildOptions.model_validate(given)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        name = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
+        raise LoritaDeployError(f"{first['msg']} (got {first['input']!r})", where=name) from error
