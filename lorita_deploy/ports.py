@@ -102,6 +102,8 @@ class ExportJob:
     output_names: tuple[str, ...] = ("output",)
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Strings for the artifact's own metadata; no paths."""
+    simplify: bool = True
+    """Try onnxsim (kept only if outputs agree)."""
     source: Artifact | None = None
 
 
