@@ -536,6 +536,14 @@ class Artifact(Part):
     notes: tuple[str, ...] = ()
 
 
+class ArtifactList(Document):
+    """What was exported. File ``artifacts.json``."""
+
+    SCHEMA = "artifacts"
+
+    artifacts: tuple[Artifact, ...]
+
+
 class Fidelity(Part):
     """Artifact against the torch network, on the same inputs."""
 
@@ -563,8 +571,8 @@ class FidelityReport(Document):
 
     artifacts: tuple[Artifact, ...]
     checks: tuple[Fidelity, ...]
-    accuracy: tuple[Accuracy, ...] = ()
-    """Of the shipped artifact itself, on the test images."""
+    accuracy: dict[Role, Accuracy] = {}
+    """Of the artifacts themselves, on the test images."""
 
 
 class LatencySeries(Part):
@@ -709,9 +717,10 @@ class BuildReport(Document):
     headline: str
     estimated_ratio: float | None
     """Compressed over dense on the target, where the target is not this machine."""
-    accuracy: tuple[Accuracy, ...]
-    """Of the shipped network."""
-    dense_accuracy: tuple[Accuracy, ...]
+    accuracy: dict[Role, Accuracy]
+    """Of both artifacts, on the test images (looked at once)."""
+    validation: dict[Role, Accuracy]
+    """Of both networks, on the images that the plan was judged by."""
     params: tuple[int, int]
     macs: tuple[int, int]
     """Dense, shipped."""
@@ -722,4 +731,5 @@ class BuildReport(Document):
     host: Host
     """The machine that built."""
     stages: tuple[StageRecord, ...]
+    left_alone: tuple[LeftAlone, ...]
     notes: tuple[str, ...]

@@ -1,0 +1,7 @@
+"""The stages in order, and the only loops that go back; resumable. `build` is the whole of it."""
+
+from .build import STAGES, StagePreview, build, preview
+from .context import Watch
+from .options import BuildOptions, make_options, read_config
+
+__all__ = ["STAGES", "BuildOptions", "StagePreview", "Watch", "build", "make_options", "preview", "read_config"]

@@ -19,14 +19,18 @@ from ..networks import CollapsedNetwork, CompressedNetwork, load_weights
 from ..ports import Exporter, ModelSpec, Task, find_exporter, find_model
 from ..records import (
     Accuracy,
+    Artifact,
+    ArtifactList,
     Candidate,
     CandidateTable,
     CollapsedRecord,
     CompressedRecord,
     DataSummary,
+    FidelityReport,
     Geometry,
     Plan,
     PriceTable,
+    Receipt,
     Recipe,
     Settings,
 )
@@ -217,6 +221,18 @@ class Build:
         load_weights(module, self.folder / "compressed.safetensors")
         record = CompressedRecord.load(self.folder / "compressed.json")
         return CompressedNetwork(module.eval().to(self.device), record, self.plan)
+
+    @cached_property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        return ArtifactList.load(self.folder / "artifacts.json").artifacts
+
+    @cached_property
+    def fidelity(self) -> FidelityReport:
+        return FidelityReport.load(self.folder / "fidelity.json")
+
+    @cached_property
+    def receipt(self) -> Receipt:
+        return Receipt.load(self.folder / "receipt.json")
 
     def validation(self) -> Accuracy:
         """Of the dense network, as the collapse stage found it."""

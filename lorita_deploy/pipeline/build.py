@@ -1,0 +1,108 @@
+"""The corridor: the stages in order, each run only when its output is not there yet."""
+
+from __future__ import annotations
+
+import errno
+import time
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import OutOfResource, UnknownName
+from ..records import BuildReport
+from .compressing import CALIBRATE, COMPRESS, PLAN, PRICE
+from .context import Build, Stage, Watch
+from .folder import key_of
+from .options import BuildOptions
+from .shipping import BENCH, BUNDLE, EXPORT, VERIFY
+from .training import COLLAPSE, DATA, TRAIN
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..ports import Task
+
+CORRIDOR: tuple[Stage, ...] = (DATA, TRAIN, COLLAPSE, CALIBRATE, PRICE, PLAN, COMPRESS, EXPORT, VERIFY, BENCH, BUNDLE)
+STAGES: tuple[str, ...] = tuple(stage.name for stage in CORRIDOR)
+
+
+@dataclass(frozen=True)
+class StagePreview:
+    """What a stage would do."""
+
+    name: str
+    cached: bool
+    outputs: tuple[str, ...]
+
+
+def build(
+    options: BuildOptions,
+    *,
+    until: str = "bundle",
+    watch: Watch | None = None,
+    model: nn.Module | None = None,
+    task: Task | None = None,
+) -> BuildReport | None:
+    """Run the stages up to ``until``; the report when that is the last.
+
+    ``model`` and ``task`` hand in a network of one's own, with how it is judged; otherwise ``options.model`` names a plug-in.
+    Raises the errors of errors.py; what earlier stages finished is kept.
+    """
+    stages = _up_to(until)
+    context = Build(options, watch=watch, model=model, task=task)
+    with context.folder.held(), _out_of_resource(options):
+        if options.fresh:
+            context.folder.forget(STAGES)
+        for stage in stages:
+            _pass(stage, context)
+        return BuildReport.load(context.folder / "report.json") if until == STAGES[-1] else None
+
+
+def preview(options: BuildOptions, until: str = "bundle") -> list[StagePreview]:
+    """What `build` would do now, without doing it."""
+    context = Build(options)
+    cached = not options.fresh
+    found = []
+    for stage in _up_to(until):
+        cached = cached and context.folder.finished(stage.name, key_of(stage.key(context))) is not None
+        found.append(StagePreview(stage.name, cached, stage.outputs(context)))
+    return found
+
+
+def _pass(stage: Stage, context: Build) -> None:
+    """Run one stage, or find it done."""
+    started = time.perf_counter()
+    context.watch.stage_started(stage.name)
+    key = key_of(stage.key(context))
+    record = context.folder.finished(stage.name, key)
+    if record is not None:
+        context.watch.stage_finished(stage.name, time.perf_counter() - started, record.line, True)
+        return
+    for name in context.folder.keep_edited(stage.name):
+        context.watch.note(f"a file of stage {stage.name} was changed by hand; it is kept as {name}")
+    line = stage.run(context)
+    seconds = time.perf_counter() - started
+    context.folder.finish(stage.name, key, stage.outputs(context), seconds, line)
+    context.watch.stage_finished(stage.name, seconds, line, False)
+
+
+def _up_to(until: str) -> tuple[Stage, ...]:
+    if until not in STAGES:
+        raise UnknownName("stage", until, STAGES)
+    return CORRIDOR[: STAGES.index(until) + 1]
+
+
+@contextmanager
+def _out_of_resource(options: BuildOptions) -> Iterator[None]:
+    """A full disk or exhausted memory, wherever it strikes, as our error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise OutOfResource(
+            f"cannot write: {error.strerror}", where=options.folder, fix="free some space, then run the same command: it resumes"
+        ) from error
+    except MemoryError as error:
+        raise OutOfResource("out of memory", fix="lower --batch-size or --calibration-samples") from error

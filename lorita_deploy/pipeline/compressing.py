@@ -1,0 +1,239 @@
+"""Stages calibrate, price, plan and compress: from the dense network to the forms that are fastest on the target."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..compress.calibrate import calibrate
+from ..compress.candidates import candidates
+from ..compress.plan import Solution, check_plan, make_plan, solve
+from ..compress.recover import distill
+from ..compress.rewrite import rewrite
+from ..networks import save_weights, survey
+from ..ports import Pricer
+from ..records import Accuracy, Candidate, CandidateTable, Choice, CompressedRecord, Plan
+from .context import Build, Stage
+from .exporting import export_dense
+from .folder import sha256_of
+from .search import Search
+from .training import _percent as percent
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# ---------------------------------------------------------------------------------------------- calibrate
+
+
+def _calibrate_key(build: Build) -> dict[str, Any]:
+    options = build.options
+    return {
+        "network": build.collapsed.weights_sha256,
+        "data": build.data.content_sha256,
+        "samples": options.calibration_samples,
+        "criterion": options.criterion,
+        "seed": options.seed,
+    }
+
+
+def _run_calibrate(build: Build) -> str:
+    options = build.options
+    found = calibrate(
+        build.dense.module,
+        build.geometries,
+        build.task,
+        samples=options.calibration_samples,
+        seed=options.seed,
+        criterion=options.criterion,
+    )
+    found.save(build.folder.path)
+    return f"{found.record.samples} examples, {len(found.record.layers)} layers, {found.record.criterion}"
+
+
+# ---------------------------------------------------------------------------------------------- price
+
+
+def _price_key(build: Build) -> dict[str, Any]:
+    options = build.options
+    measured = {"host": build.host_key, "settings": build.settings.model_dump()} if build.local else {}
+    return {
+        "calibration": sha256_of(build.folder / "calibration.json"),
+        "target": build.target.model_dump(),
+        "precision": build.precision,
+        "opset": build.opset,
+        "batch": options.batch,
+        "layer_times": options.layer_times and sha256_of(Path(options.layer_times)),
+        "trust": options.trust_times,
+        **measured,
+    }
+
+
+def _run_price(build: Build) -> str:
+    multiple = build.target.limits.rank_multiple.get(build.precision, 8)
+    offered = candidates(build.collapsed.layers, build.calibration.record, multiple=multiple, precision=build.precision)
+    CandidateTable(candidates=offered).save(build.folder / "candidates.json")
+    table = _pricer(build).price(offered)
+    table.save(build.folder / "prices.json")
+    whole = f", dense {table.network_us / 1e3:.3g} ms" if table.provenance == "measured" else ""
+    return f"{len(offered)} candidates, {table.provenance}{whole}"
+
+
+def _pricer(build: Build) -> Pricer:
+    from ..devices.local import LocalDevice
+    from ..measure.layer_times import MeasuredPricer, TablePricer
+    from ..measure.roofline import RooflinePricer
+    from ..targets import this_host
+
+    common: dict[str, Any] = {
+        "layers": build.geometries,
+        "network_sha256": build.collapsed.weights_sha256,
+        "target": build.target.name,
+    }
+    if build.options.layer_times:
+        return TablePricer(
+            Path(build.options.layer_times),
+            host=this_host() if build.local else None,
+            settings=build.settings,
+            precision=build.precision,
+            trust=build.options.trust_times,
+            **common,
+        )
+    if not build.local:
+        return RooflinePricer(build.target, precision=build.precision, batch=build.options.batch, **common)
+    workdir = build.folder / "pricing"
+    artifact = export_dense(build, workdir)
+    return MeasuredPricer(
+        workdir / artifact.path, device=LocalDevice(), settings=build.settings, workdir=workdir, progress=build.watch.progress, **common
+    )
+
+
+# ---------------------------------------------------------------------------------------------- plan
+
+
+def _plan_key(build: Build) -> dict[str, Any]:
+    options = build.options
+    return {
+        "prices": sha256_of(build.folder / "prices.json"),
+        "candidates": sha256_of(build.folder / "candidates.json"),
+        "calibration": sha256_of(build.folder / "calibration.safetensors"),
+        "budget": build.budget.model_dump(),
+        "plan": options.plan and sha256_of(Path(options.plan)),
+        "accuracy": [found.model_dump() for found in build.collapsed.accuracy],
+    }
+
+
+def _run_plan(build: Build) -> str:
+    shutil.rmtree(build.folder / "pricing", ignore_errors=True)
+    plan = _given_plan(build) if build.options.plan else _searched_plan(build)
+    plan.save(build.folder / "plan.json")
+    changed = plan.changed()
+    if not changed:
+        return f"every layer stays dense: {'; '.join(plan.notes) or 'no other form is faster within the budget'}"
+    gain = plan.dense_us / plan.predicted_us
+    return f"{len(changed)} of {len(plan.choices)} layers change form, {gain:.2f}x predicted ({plan.provenance})"
+
+
+def _given_plan(build: Build) -> Plan:
+    assert build.options.plan is not None
+    plan = Plan.load(Path(build.options.plan))
+    check_plan(plan, build.collapsed.layers, build.collapsed.weights_sha256, build.target.name)
+    return plan
+
+
+def _searched_plan(build: Build) -> Plan:
+    budget, prices = build.budget, build.prices
+    notes: tuple[str, ...] = ()
+    search = None
+    if budget.max_drop is not None:
+        search = Search(
+            candidates=build.candidates,
+            prices=prices,
+            judge=lambda solution: judge(build, solution),
+            dense_accuracy=build.validation(),
+            max_drop=budget.max_drop,
+            objective=budget.objective,
+            progress=build.watch.progress,
+        )
+        solution = search.run()
+    else:
+        limit_us = budget.max_latency_ms * 1e3 if budget.max_latency_ms else prices.network_us / (budget.speedup or 1.0)
+        solution = solve(build.candidates, prices, budget_us=limit_us, objective=budget.objective)
+    if solution.note:
+        notes = (solution.note,)
+        build.watch.note(solution.note)
+    return make_plan(
+        solution,
+        model=build.options.model,
+        network_sha256=build.collapsed.weights_sha256,
+        target=build.target.name,
+        precision=build.precision,
+        budget=budget,
+        prices=prices,
+        probes=tuple(search.probes) if search else (),
+        notes=notes,
+    )
+
+
+def judge(build: Build, solution: Solution) -> Accuracy:
+    """Build what a solution says and count right answers."""
+    return build.task.evaluate(rewritten(build, solution.choices))
+
+
+# ---------------------------------------------------------------------------------------------- compress
+
+
+def rewritten(build: Build, choices: Iterable[Choice]) -> nn.Module:
+    """The dense network with the layers of ``choices`` in their new forms (a copy)."""
+    return rewrite(
+        build.dense.module, tuple(choices), build.calibration.moments, criterion=build.calibration.record.criterion
+    )
+
+
+def _compress_key(build: Build) -> dict[str, Any]:
+    return {
+        "plan": sha256_of(build.folder / "plan.json"),
+        "calibration": sha256_of(build.folder / "calibration.safetensors"),
+        "recover": build.options.recover_epochs,
+        "seed": build.options.seed,
+    }
+
+
+def _run_compress(build: Build) -> str:
+    plan = build.plan
+    module = rewritten(build, plan.changed())
+    if build.options.recover_epochs and plan.changed():
+        distill(module, build.dense.module, _all_inputs(build), epochs=build.options.recover_epochs, seed=build.options.seed)
+    module.eval()
+    chosen = {choice.layer: choice for choice in plan.choices}
+    params, macs = _size(build, module, chosen)
+    found = build.task.evaluate(module)
+    digest = save_weights(module, build.folder / "compressed.safetensors")
+    record = CompressedRecord(plan_sha256=plan.digest(), params=params, macs=macs, accuracy=(found,), weights_sha256=digest)
+    record.save(build.folder / "compressed.json")
+    dense = build.collapsed
+    return f"{dense.params / params:.2f}x fewer parameters, {dense.macs / macs:.2f}x fewer MACs; {percent(found)}"
+
+
+def _size(build: Build, module: nn.Module, chosen: dict[str, Choice]) -> tuple[int, int]:
+    params = sum(parameter.numel() for parameter in module.parameters())
+    device = next(module.parameters()).device
+    macs = survey(module, tuple(example.to(device) for example in build.task.examples)).macs
+    return params, macs
+
+
+def _all_inputs(build: Build) -> Iterable[tuple[Tensor, ...]]:
+    """Inputs for distillation: the training images where there are labels, the calibration images otherwise."""
+    if build.own_task is None and build.data_name is not None:
+        from .tasks import InputsOnly
+
+        return InputsOnly(build.dataset.batches("train", 64))
+    return build.task.calibration
+
+
+CALIBRATE = Stage("calibrate", lambda build: ("calibration.json", "calibration.safetensors"), _calibrate_key, _run_calibrate)
+PRICE = Stage("price", lambda build: ("candidates.json", "prices.json"), _price_key, _run_price)
+PLAN = Stage("plan", lambda build: ("plan.json",), _plan_key, _run_plan)
+COMPRESS = Stage("compress", lambda build: ("compressed.json", "compressed.safetensors"), _compress_key, _run_compress)

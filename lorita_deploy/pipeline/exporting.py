@@ -1,0 +1,82 @@
+"""Artifacts through the exporter: the dense network and the compressed one, in exactly the same way."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..ports import ExportJob
+from ..records import Artifact, Role
+from .context import Build
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def export_dense(build: Build, folder: Path) -> Artifact:
+    """``dense.onnx`` in ``folder``: the baseline of every comparison."""
+    return export(build, build.dense.module, "dense", folder)
+
+
+def export(build: Build, module: nn.Module, role: Role, folder: Path) -> Artifact:
+    """``<role>.onnx`` in ``folder``, as the target wants it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options, limits, task = build.options, build.target.limits, build.task
+    job = ExportJob(
+        folder=folder,
+        filename=f"{role}{build.exporter.suffix}",
+        role=role,
+        network=module.cpu().eval(),
+        examples=tuple(example.cpu() for example in task.examples),
+        opset=build.opset,
+        ir_version=limits.ir_version,
+        precision=build.precision,
+        batch=options.batch,
+        dynamic_batch=options.dynamic_batch,
+        input_names=task.input_names,
+        output_names=task.output_names,
+        simplify=options.simplify,
+        metadata=_metadata(build, role),
+    )
+    artifact = build.exporter.export(job)
+    module.to(build.device)
+    return artifact
+
+
+def preprocessing(build: Build) -> dict[str, object]:
+    """How pixels become the network's input; empty for tasks of one's own."""
+    if build.own_task is not None:
+        return {}
+    data = build.data
+    return {
+        "layout": "NCHW",
+        "shape": list(data.shape),
+        "scale": "pixels/255",
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "resize": "bilinear",
+    }
+
+
+def sources(build: Build, role: Role) -> dict[str, str]:
+    """The source chain: from the data to the plan, by digest."""
+    chain = {"data": build.data.content_sha256, "collapsed": build.collapsed.weights_sha256}
+    if role == "compressed":
+        chain["plan"] = build.plan.digest()
+    return chain
+
+
+def _metadata(build: Build, role: Role) -> dict[str, str]:
+    facts = {
+        "producer": f"lorita-deploy {version('lorita-deploy')}",
+        "model": build.options.model,
+        "role": role,
+        "sources": json.dumps(sources(build, role), sort_keys=True),
+        "preprocessing": json.dumps(preprocessing(build), sort_keys=True),
+        "classes": json.dumps(list(build.data.classes)),
+    }
+    if role == "compressed":
+        facts["ranks"] = json.dumps({choice.layer: choice.rank for choice in build.plan.changed()}, sort_keys=True)
+    return facts

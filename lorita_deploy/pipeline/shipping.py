@@ -1,0 +1,240 @@
+"""Stages export, verify, bench and bundle: artifacts, the proof that they compute the same, the race, and what ships."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from ..bundle.manifest import pack, write_bundle
+from ..devices.local import LocalDevice
+from ..measure.accuracy import artifact_accuracy
+from ..measure.fidelity import require_passed, verify
+from ..measure.latency import race
+from ..records import Accuracy, Artifact, ArtifactList, FidelityReport, LatencyRatio, Receipt, Role, write_atomically
+from .context import EVALUATION_BATCH, Build, Stage
+from .exporting import export, preprocessing, sources
+from .folder import sha256_of
+from .reporting import write_report
+from .training import _percent as percent
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+TOLERANCE = 1e-3
+"""On the largest difference over the largest output: float32 graphs that are fused differently stay far below."""
+
+ROLES: tuple[Role, ...] = ("compressed", "dense")
+
+# ---------------------------------------------------------------------------------------------- export
+
+
+def _export_key(build: Build) -> dict[str, Any]:
+    options = build.options
+    return {
+        "compressed": sha256_of(build.folder / "compressed.safetensors"),
+        "plan": sha256_of(build.folder / "plan.json"),
+        "dense": sha256_of(build.folder / "collapsed.safetensors"),
+        "opset": build.opset,
+        "ir": build.target.limits.ir_version,
+        "precision": build.precision,
+        "batch": (options.batch, options.dynamic_batch),
+        "simplify": options.simplify,
+        "exporter": version("onnx"),
+        "producer": version("lorita-deploy"),
+    }
+
+
+def _run_export(build: Build) -> str:
+    modules: dict[Role, nn.Module] = {"compressed": build.compressed.module, "dense": build.dense.module}
+    artifacts = tuple(export(build, modules[role], role, build.folder.path) for role in ROLES)
+    ArtifactList(artifacts=artifacts).save(build.folder / "artifacts.json")
+    inputs = [tensor.cpu().numpy() for tensor in golden_inputs(build)]
+    write_atomically(build.folder / "golden" / "inputs.npz", _npz(dict(zip(build.task.input_names, inputs, strict=True))))
+    for role in ROLES:
+        outputs = dict(zip(build.task.output_names, reference_outputs(build, modules[role]), strict=True))
+        write_atomically(build.folder / "golden" / f"outputs-{role}.npz", _npz(outputs))
+    shipped = artifacts[0]
+    return f"opset {shipped.opset}, IR {shipped.ir_version}, {shipped.precision}, {_megabytes(shipped)} (dense {_megabytes(artifacts[1])})"
+
+
+def golden_inputs(build: Build) -> tuple[Any, ...]:
+    """Real examples that travel with the artifact."""
+    return build.task.golden or next(iter(build.task.calibration))
+
+
+def reference_outputs(build: Build, module: nn.Module) -> list[np.ndarray[Any, Any]]:
+    """What torch computes for the golden inputs, on the CPU."""
+    import torch
+
+    module = module.cpu().eval()
+    with torch.inference_mode():
+        found = module(*(tensor.cpu() for tensor in golden_inputs(build)))
+    module.to(build.device)
+    values = found.values() if isinstance(found, dict) else found if isinstance(found, tuple | list) else [found]
+    return [value.numpy() for value in values]
+
+
+def _npz(arrays: dict[str, np.ndarray[Any, Any]]) -> bytes:
+    """An .npz file whose bytes depend on the arrays alone."""
+    import zipfile
+
+    import numpy as np
+
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            part = io.BytesIO()
+            np.save(part, np.ascontiguousarray(array), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), part.getvalue())
+    return content.getvalue()
+
+
+def _megabytes(artifact: Artifact) -> str:
+    return f"{artifact.size_bytes / 1e6:.3g} MB"
+
+
+# ---------------------------------------------------------------------------------------------- verify
+
+
+def _verify_key(build: Build) -> dict[str, Any]:
+    return {
+        "artifacts": sha256_of(build.folder / "artifacts.json"),
+        "golden": sha256_of(build.folder / "golden" / "inputs.npz"),
+        "data": build.data.content_sha256,
+        "tolerance": TOLERANCE,
+        "onnxruntime": version("onnxruntime"),
+    }
+
+
+def _run_verify(build: Build) -> str:
+    modules: dict[Role, nn.Module] = {"compressed": build.compressed.module, "dense": build.dense.module}
+    artifacts = {artifact.role: artifact for artifact in build.artifacts}
+    checks, accuracies = [], {}
+    for role in ROLES:
+        session = build.exporter.open(build.folder / artifacts[role].path)
+        checks += verify(
+            modules[role].cpu(),
+            session,
+            tuple(tensor.cpu() for tensor in golden_inputs(build)),
+            input_names=build.task.input_names,
+            role=role,
+            batch=build.options.batch,
+            tolerance=TOLERANCE,
+        )
+        modules[role].to(build.device)
+        found = _judge_artifact(build, role, session)
+        if found is not None:
+            accuracies[role] = found
+    report = FidelityReport(artifacts=tuple(build.artifacts), checks=tuple(checks), accuracy=accuracies)
+    report.save(build.folder / "fidelity.json")
+    require_passed(checks, build.folder.path)
+    worst = max(check.max_rel for check in checks)
+    right = percent(accuracies["compressed"]) if accuracies else "not judged"
+    return f"largest relative difference {worst:.1e} (tolerance {TOLERANCE:g}); {right}"
+
+
+def _judge_artifact(build: Build, role: Role, session: Any) -> Accuracy | None:
+    """Accuracy of the artifact itself on the test images; for tasks of one's own, of the module."""
+    if build.own_task is None and build.data_name is not None:
+        batches = build.dataset.batches("test", EVALUATION_BATCH)
+        return artifact_accuracy(session, build.task.input_names, batches, "test", batch=build.options.batch)
+    module = build.compressed.module if role == "compressed" else build.dense.module
+    return (build.task.test or build.task.evaluate)(module)
+
+
+# ---------------------------------------------------------------------------------------------- bench
+
+
+def _bench_key(build: Build) -> dict[str, Any]:
+    return {
+        "artifacts": sha256_of(build.folder / "artifacts.json"),
+        "host": build.host_key,
+        "settings": build.settings.model_dump(),
+    }
+
+
+def _run_bench(build: Build) -> str:
+    receipt = race(
+        LocalDevice(),
+        build.folder.path,
+        build.artifacts,
+        baseline="dense",
+        settings=build.settings,
+        golden=build.folder / "golden",
+        tolerance=TOLERANCE,
+    )
+    receipt.save(build.folder / "receipt.json")
+    role = decide(build, receipt)
+    winner = next(artifact for artifact in build.artifacts if artifact.role == role)
+    write_atomically(build.folder / "model.onnx", (build.folder / winner.path).read_bytes())
+    found = receipt.ratios[0]
+    return f"{describe_ratio(found)} here (cpu); ships the {role} network"
+
+
+def decide(build: Build, receipt: Receipt) -> Role:
+    """Which network ``model.onnx`` is. Never something slower: where the target is this machine, the race decides; where it
+    is not, the bundle carries both and the board decides."""
+    if not build.plan.changed():
+        return "dense"
+    if build.local and not receipt.ratios[0].never_slower:
+        return "dense"
+    return "compressed"
+
+
+def describe_ratio(found: LatencyRatio) -> str:
+    """For example ``3.42x faster (95 % interval 3.38-3.47)``; a speed-up is claimed only where the interval says so."""
+    low, high = 1 / found.ci95[1], 1 / found.ci95[0]
+    interval = f"95 % interval {low:.2f}-{high:.2f}"
+    if found.faster:
+        return f"{found.speedup:.2f}x faster ({interval})"
+    if low <= 1 <= high:
+        return f"as fast as dense ({interval})"
+    return f"{found.ratio:.2f}x the time of dense ({interval})"
+
+
+# ---------------------------------------------------------------------------------------------- bundle
+
+
+def _bundle_key(build: Build) -> dict[str, Any]:
+    names = ("artifacts.json", "fidelity.json", "receipt.json", "plan.json", "model.onnx", "compressed.json")
+    return {name: sha256_of(build.folder / name) for name in names} | {"producer": version("lorita-deploy")}
+
+
+def _run_bundle(build: Build) -> str:
+    import numpy as np
+
+    golden = build.folder / "golden"
+    outputs = {role: dict(np.load(golden / f"outputs-{role}.npz")) for role in ROLES}
+    folder = build.folder / "bundle"
+    shutil.rmtree(folder, ignore_errors=True)
+    write_bundle(
+        folder,
+        artifacts=list(build.artifacts),
+        artifact_root=build.folder.path,
+        golden_inputs=dict(np.load(golden / "inputs.npz")),
+        golden_outputs=outputs,
+        model=build.options.model,
+        target=build.target.name,
+        producer=f"lorita-deploy {version('lorita-deploy')}",
+        sources=sources(build, "compressed"),
+        preprocessing=preprocessing(build),
+        classes=build.data.classes,
+        tolerance=TOLERANCE,
+    )
+    packed = pack(folder, build.folder / "bundle.tar.gz")
+    report = write_report(build)
+    return f"{packed.name}, {packed.stat().st_size / 1e6:.3g} MB; {report.headline}"
+
+
+GOLDEN_FILES = ("golden/inputs.npz", *(f"golden/outputs-{role}.npz" for role in ROLES))
+
+
+EXPORT = Stage(
+    "export", lambda build: ("artifacts.json", "compressed.onnx", "dense.onnx", *GOLDEN_FILES), _export_key, _run_export
+)
+VERIFY = Stage("verify", lambda build: ("fidelity.json",), _verify_key, _run_verify)
+BENCH = Stage("bench", lambda build: ("receipt.json", "model.onnx"), _bench_key, _run_bench)
+BUNDLE = Stage("bundle", lambda build: ("bundle.tar.gz", "report.json", "report.md"), _bundle_key, _run_bundle)
