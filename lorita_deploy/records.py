@@ -733,3 +733,7 @@ class BuildReport(Document):
     stages: tuple[StageRecord, ...]
     left_alone: tuple[LeftAlone, ...]
     notes: tuple[str, ...]
+    collapsed: CollapsedRecord | None = None
+    """The dense network's layers with their geometry and spectra."""
+    missed: tuple[str, ...] = ()
+    """Demands that were not met (``--require-speedup``, a latency budget): a result, with exit code 1."""
