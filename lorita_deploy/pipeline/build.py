@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import time
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -102,7 +102,9 @@ def _out_of_resource(options: BuildOptions) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         raise OutOfResource(
-            f"cannot write: {error.strerror}", where=options.folder, fix="free some space, then run the same command: it resumes"
+            f"cannot write: {error.strerror}",
+            where=options.folder,
+            fix="free some space, then run the same command: it resumes",
         ) from error
     except MemoryError as error:
         raise OutOfResource("out of memory", fix="lower --batch-size or --calibration-samples") from error

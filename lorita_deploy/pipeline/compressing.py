@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,12 +14,12 @@ from ..compress.recover import distill
 from ..compress.rewrite import rewrite
 from ..networks import save_weights, survey
 from ..ports import Pricer
-from ..records import Accuracy, Candidate, CandidateTable, Choice, CompressedRecord, Plan
+from ..records import Accuracy, CandidateTable, Choice, CompressedRecord, Plan
 from .context import Build, Stage
 from .exporting import export_dense
 from .folder import sha256_of
 from .search import Search
-from .training import _percent as percent
+from .training import percent
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,7 +41,7 @@ def _calibrate_key(build: Build) -> dict[str, Any]:
 def _run_calibrate(build: Build) -> str:
     options = build.options
     found = calibrate(
-        build.dense.module,
+        build.dense,
         build.geometries,
         build.task,
         samples=options.calibration_samples,
@@ -106,7 +105,12 @@ def _pricer(build: Build) -> Pricer:
     workdir = build.folder / "pricing"
     artifact = export_dense(build, workdir)
     return MeasuredPricer(
-        workdir / artifact.path, device=LocalDevice(), settings=build.settings, workdir=workdir, progress=build.watch.progress, **common
+        workdir / artifact.path,
+        device=LocalDevice(),
+        settings=build.settings,
+        workdir=workdir,
+        progress=build.watch.progress,
+        **common,
     )
 
 
@@ -187,9 +191,7 @@ def judge(build: Build, solution: Solution) -> Accuracy:
 
 def rewritten(build: Build, choices: Iterable[Choice]) -> nn.Module:
     """The dense network with the layers of ``choices`` in their new forms (a copy)."""
-    return rewrite(
-        build.dense.module, tuple(choices), build.calibration.moments, criterion=build.calibration.record.criterion
-    )
+    return rewrite(build.dense, tuple(choices), build.calibration.moments, criterion=build.calibration.record.criterion)
 
 
 def _compress_key(build: Build) -> dict[str, Any]:
@@ -205,7 +207,7 @@ def _run_compress(build: Build) -> str:
     plan = build.plan
     module = rewritten(build, plan.changed())
     if build.options.recover_epochs and plan.changed():
-        distill(module, build.dense.module, _all_inputs(build), epochs=build.options.recover_epochs, seed=build.options.seed)
+        distill(module, build.dense, _all_inputs(build), epochs=build.options.recover_epochs, seed=build.options.seed)
     module.eval()
     chosen = {choice.layer: choice for choice in plan.choices}
     params, macs = _size(build, module, chosen)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadNetwork, LoritaDeployError
-from ..networks import CollapsedNetwork, CompressedNetwork, load_weights
+from ..networks import CompressedNetwork, load_weights
 from ..ports import Exporter, ModelSpec, Task, find_exporter, find_model
 from ..records import (
     Accuracy,
@@ -137,7 +137,8 @@ class Build:
             return self.spec.build(self.classes, self.input_size)
         except (TypeError, ValueError, RuntimeError) as error:
             raise BadNetwork(
-                f"the model cannot be built with {self.classes} classes at {self.input_size} pixels: {error}", where=self.spec.name
+                f"the model cannot be built with {self.classes} classes at {self.input_size} pixels: {error}",
+                where=self.spec.name,
             ) from error
 
     @cached_property
@@ -185,10 +186,11 @@ class Build:
         return CollapsedRecord.load(self.folder / "collapsed.json")
 
     @cached_property
-    def dense(self) -> CollapsedNetwork:
+    def dense(self) -> nn.Module:
+        """The collapsed network, as torch's own module."""
         module = self.blank()
         load_weights(module, self.folder / "collapsed.safetensors")
-        return CollapsedNetwork(module.eval().to(self.device), self.collapsed)
+        return module.eval().to(self.device)
 
     @property
     def geometries(self) -> dict[str, Geometry]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def export_dense(build: Build, folder: Path) -> Artifact:
     """``dense.onnx`` in ``folder``: the baseline of every comparison."""
-    return export(build, build.dense.module, "dense", folder)
+    return export(build, build.dense, "dense", folder)
 
 
 def export(build: Build, module: nn.Module, role: Role, folder: Path) -> Artifact:

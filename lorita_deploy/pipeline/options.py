@@ -74,7 +74,8 @@ class BuildOptions(Part):
         given = [name for name in ("max_drop", "max_latency", "speedup") if getattr(self, name) is not None]
         if len(given) > 1:
             raise LoritaDeployError(
-                f"two budgets were given: {' and '.join('--' + name.replace('_', '-') for name in given)}", fix="keep one of them"
+                f"two budgets were given: {' and '.join('--' + name.replace('_', '-') for name in given)}",
+                fix="keep one of them",
             )
         if self.max_latency is not None:
             return Budget(max_latency_ms=milliseconds(self.max_latency), objective=self.objective)

@@ -17,7 +17,7 @@ from .context import EVALUATION_BATCH, Build, Stage
 from .exporting import export, preprocessing, sources
 from .folder import sha256_of
 from .reporting import write_report
-from .training import _percent as percent
+from .training import percent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +48,7 @@ def _export_key(build: Build) -> dict[str, Any]:
 
 
 def _run_export(build: Build) -> str:
-    modules: dict[Role, nn.Module] = {"compressed": build.compressed.module, "dense": build.dense.module}
+    modules: dict[Role, nn.Module] = {"compressed": build.compressed.module, "dense": build.dense}
     artifacts = tuple(export(build, modules[role], role, build.folder.path) for role in ROLES)
     ArtifactList(artifacts=artifacts).save(build.folder / "artifacts.json")
     inputs = [tensor.cpu().numpy() for tensor in golden_inputs(build)]
@@ -110,7 +110,7 @@ def _verify_key(build: Build) -> dict[str, Any]:
 
 
 def _run_verify(build: Build) -> str:
-    modules: dict[Role, nn.Module] = {"compressed": build.compressed.module, "dense": build.dense.module}
+    modules: dict[Role, nn.Module] = {"compressed": build.compressed.module, "dense": build.dense}
     artifacts = {artifact.role: artifact for artifact in build.artifacts}
     checks, accuracies = [], {}
     for role in ROLES:
@@ -141,7 +141,7 @@ def _judge_artifact(build: Build, role: Role, session: Any) -> Accuracy | None:
     if build.own_task is None and build.data_name is not None:
         batches = build.dataset.batches("test", EVALUATION_BATCH)
         return artifact_accuracy(session, build.task.input_names, batches, "test", batch=build.options.batch)
-    module = build.compressed.module if role == "compressed" else build.dense.module
+    module = build.compressed.module if role == "compressed" else build.dense
     return (build.task.test or build.task.evaluate)(module)
 
 

@@ -63,7 +63,7 @@ def images_task(build: Build) -> Task:
 
     def evaluate(module: nn.Module) -> Accuracy:
         if not reference:
-            reference.extend(_outputs(build.dense.module, second))
+            reference.extend(_outputs(build.dense, second))
         return agreement(module, reference, second, "calibration")
 
     golden = (second[0][0][:GOLDEN],)

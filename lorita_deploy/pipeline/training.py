@@ -134,7 +134,7 @@ def _run_train(build: Build) -> str:
     trained.record.save(build.folder / "trained.json")
     shutil.rmtree(scratch, ignore_errors=True)
     best = trained.record.epochs[trained.record.best_epoch - 1].validation
-    return f"{_percent(best)}, best epoch {trained.record.best_epoch} of {len(trained.record.epochs)}"
+    return f"{percent(best)}, best epoch {trained.record.best_epoch} of {len(trained.record.epochs)}"
 
 
 def _train_outputs(build: Build) -> tuple[str, ...]:
@@ -190,7 +190,7 @@ def _run_collapse(build: Build) -> str:
     layers = tuple(
         Layer(name=name, geometry=geometry, group=name, spectrum=spectrum[name]) for name, geometry in found.geometries.items()
     )
-    draft = CollapsedRecord(
+    record = CollapsedRecord(
         model=build.options.model,
         classes=0 if build.own_task else build.classes,
         input_shapes=tuple(tuple(example.shape[1:]) for example in examples),
@@ -199,13 +199,11 @@ def _run_collapse(build: Build) -> str:
         params=sum(parameter.numel() for parameter in module.parameters()),
         macs=found.macs,
         collapse_error=_relative_difference(before, after),
-        accuracy=(),
+        accuracy=(build.task.evaluate(module),),
         weights_sha256=digest,
     )
-    draft.save(build.folder / "collapsed.json")  # the images task judges agreement with this very network
-    record = draft.model_copy(update={"accuracy": (build.task.evaluate(module),)})
     record.save(build.folder / "collapsed.json")
-    return f"{record.params:,} parameters, {record.macs / 1e6:,.1f} M MACs, {len(layers)} layers; {_percent(record.accuracy[0])}"
+    return f"{record.params:,} parameters, {record.macs / 1e6:,.1f} M MACs, {len(layers)} layers; {percent(record.accuracy[0])}"
 
 
 def load_plain_weights(module: nn.Module, path: Path) -> None:
@@ -232,17 +230,20 @@ def _relative_difference(before: Any, after: Any) -> float:
     import torch
 
     if not isinstance(before, torch.Tensor):
-        before, after = next(iter(before.values() if isinstance(before, dict) else before)), next(
-            iter(after.values() if isinstance(after, dict) else after)
+        before, after = (
+            next(iter(before.values() if isinstance(before, dict) else before)),
+            next(iter(after.values() if isinstance(after, dict) else after)),
         )
     largest = before.abs().max().item()
     difference = (before - after).abs().max().item()
     if not difference < float("inf") or not largest < float("inf"):
-        raise BadCheckpoint("the network's outputs are not finite on a real input", fix="use other weights or check --input-size")
+        raise BadCheckpoint(
+            "the network's outputs are not finite on a real input", fix="use other weights or check --input-size"
+        )
     return difference / largest if largest else difference
 
 
-def _percent(found: Accuracy) -> str:
+def percent(found: Accuracy) -> str:
     if found.metric == "score":
         return f"score {found.value:.4g}"
     what = "agreement" if found.metric == "agreement" else "right"

@@ -1,0 +1,56 @@
+"""Options: budgets, latencies, configuration files."""
+
+import pytest
+
+from lorita_deploy.errors import BadRecord, LoritaDeployError, UnknownName
+from lorita_deploy.pipeline import make_options, read_config
+from lorita_deploy.pipeline.options import DEFAULT_MAX_DROP, milliseconds
+from lorita_deploy.records import Recipe
+
+
+@pytest.mark.parametrize(("text", "expected"), [("2.5ms", 2.5), ("900us", 0.9), ("0.01s", 10.0), ("3", 3.0), (" 4 ms", 4.0)])
+def test_latencies(text, expected):
+    assert milliseconds(text) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("text", ["", "fast", "-1ms", "0", "nan", "infms", "1e999s"])
+def test_bad_latencies_are_refused(text):
+    with pytest.raises(LoritaDeployError, match="not a latency"):
+        milliseconds(text)
+
+
+def test_budgets():
+    assert make_options(model="vgg16").budget.max_drop == DEFAULT_MAX_DROP
+    assert make_options(model="vgg16", speedup=3.0).budget.speedup == 3.0
+    assert make_options(model="vgg16", max_latency="2ms").budget.max_latency_ms == 2.0
+    with pytest.raises(LoritaDeployError, match="--max-drop and --speedup"):
+        _ = make_options(model="vgg16", speedup=3.0, max_drop=1.0).budget
+
+
+def test_the_folder_has_no_odd_characters():
+    assert str(make_options(model="torchvision:resnet18", target="cpu").folder) == "build/torchvision-resnet18-cpu"
+    assert str(make_options(model="vgg16", out="here").folder) == "here"
+
+
+def test_a_wrong_value_names_its_option():
+    with pytest.raises(LoritaDeployError, match="--batch-size") as caught:
+        make_options(model="vgg16", batch_size=0)
+    assert caught.value.exit_code == 2
+
+
+def test_recipe_takes_only_what_was_given():
+    default = Recipe(epochs=7, batch_size=64, lr=0.1, weight_decay=1e-3)
+    changed = make_options(model="vgg16", epochs=3, weight_decay=0.0, seed=5).recipe(default)
+    assert (changed.epochs, changed.weight_decay, changed.seed, changed.lr) == (3, 0.0, 5, 0.1)
+
+
+def test_config_file(tmp_path):
+    path = tmp_path / "build.toml"
+    path.write_text('target = "jetson"\nmax-drop = 1.0\nepochs = 3\n')
+    assert read_config(path) == {"target": "jetson", "max_drop": 1.0, "epochs": 3}
+    path.write_text("epoch = 3\n")
+    with pytest.raises(UnknownName, match="did you mean epochs"):
+        read_config(path)
+    path.write_text("epochs = \n")
+    with pytest.raises(BadRecord, match="TOML"):
+        read_config(path)
