@@ -581,24 +581,28 @@ class LatencySeries(Part):
     name: str
     sha256: str
     samples_ms: tuple[float, ...]
+    """Of one call, in the order taken, the same number from each reload."""
     calls_per_sample: int
+    """A sample is the mean of so many calls; above 1 the percentiles are those of such means."""
     n: int
+    reloads: int
+    """How often the artifact was loaded anew for these samples."""
     median_ms: float
     median_ci95_ms: tuple[float, float]
-    """Order-statistic interval of the median."""
+    """Order-statistic interval of the median, over reloads."""
     p90_ms: float | None
     p95_ms: float | None
     p99_ms: float | None
-    """None below 1,000 samples."""
+    """None where fewer than ten samples lie beyond: p90 from 100 samples, p95 from 200, p99 from 1,000."""
     spread: float
     """Inter-quartile range over median."""
     load_ms: float
     first_ms: float
-    """Loading and the first, cold inference."""
+    """Loading and the first inference, in a fresh process."""
     warmup_runs: int
     warmup_stable: bool
-    peak_memory_bytes: int
-    """Resident set of the process when only this artifact had been loaded and run."""
+    peak_memory_bytes: int | None
+    """Largest resident set of a process in which only this artifact was loaded and run; None where unknown."""
     file_bytes: int
     verified: bool | None
     """Golden outputs reproduced; None where there were none."""
@@ -611,9 +615,13 @@ class LatencyRatio(Part):
     candidate: str
     baseline: str
     n: int
+    """Pairs."""
+    reloads: int
+    """Independent observations: how often both were loaded anew."""
     ratio: float
-    """Median of the paired ratios."""
+    """Median over reloads of the median paired ratio."""
     ci95: tuple[float, float]
+    """Order-statistic interval over reloads."""
 
     @property
     def speedup(self) -> float:
@@ -656,7 +664,43 @@ class Receipt(Document):
     series: tuple[LatencySeries, ...]
     ratios: tuple[LatencyRatio, ...]
     faster: str | None
-    """Name of the artifact to use here, when several raced."""
+    """Name of the artifact to use here, when several raced: the baseline unless the interval of another lies below 1."""
+    warnings: tuple[str, ...]
+
+
+class NodeTime(Part):
+    """One executed node of an artifact, as the runtime names it after its own optimisations."""
+
+    name: str
+    op: str
+    us: float
+    """Mean of the middle half of its runs."""
+
+
+class ProfiledArtifact(Part):
+    """Where one artifact's time goes."""
+
+    name: str
+    sha256: str
+    runs: int
+    nodes: tuple[NodeTime, ...]
+    """In the order of execution."""
+    whole_us: float
+    """Median of whole runs of the same sessions with the profiler off."""
+
+
+class Profile(Document):
+    """Per-node times of several artifacts, taken in interleaved rounds by the bundle's runner. File ``profile.json``."""
+
+    SCHEMA = "profile"
+
+    run_id: str
+    started: str
+    host: Host
+    settings: Settings
+    load_before: float | None
+    load_after: float | None
+    artifacts: tuple[ProfiledArtifact, ...]
     warnings: tuple[str, ...]
 
 
