@@ -104,7 +104,7 @@ def _out_of_resource(options: BuildOptions) -> Iterator[None]:
         raise OutOfResource(
             f"cannot write: {error.strerror}",
             where=options.folder,
-            fix="free some space, then run the same command: it resumes",
+            fix="free some space, then run the command again",
         ) from error
     except MemoryError as error:
         raise OutOfResource("out of memory", fix="lower --batch-size or --calibration-samples") from error

@@ -47,6 +47,7 @@ def _run_calibrate(build: Build) -> str:
         samples=options.calibration_samples,
         seed=options.seed,
         criterion=options.criterion,
+        network_sha256=build.collapsed.weights_sha256,
     )
     found.save(build.folder.path)
     return f"{found.record.samples} examples, {len(found.record.layers)} layers, {found.record.criterion}"

@@ -61,7 +61,9 @@ def headline(report: BuildReport) -> str:
     if report.shipped == "dense":
         line = "ships the dense network: no compressed form was faster"
     elif report.estimated_ratio is not None:
-        line = f"estimated {1 / report.estimated_ratio:.2f}x faster on {report.target}; measured here (cpu) {describe_ratio(measured)}"
+        line = (
+            f"estimated {1 / report.estimated_ratio:.2f}x faster on {report.target}; cpu, measured: {describe_ratio(measured)}"
+        )
     else:
         line = f"{describe_ratio(measured)}, measured"
     role: Role = report.shipped

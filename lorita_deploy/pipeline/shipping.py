@@ -56,8 +56,9 @@ def _run_export(build: Build) -> str:
     for role in ROLES:
         outputs = dict(zip(build.task.output_names, reference_outputs(build, modules[role]), strict=True))
         write_atomically(build.folder / "golden" / f"outputs-{role}.npz", _npz(outputs))
-    shipped = artifacts[0]
-    return f"opset {shipped.opset}, IR {shipped.ir_version}, {shipped.precision}, {_megabytes(shipped)} (dense {_megabytes(artifacts[1])})"
+    shipped, dense = artifacts
+    form = f"opset {shipped.opset}, IR {shipped.ir_version}, {shipped.precision}"
+    return f"{form}, {_megabytes(shipped)} (dense {_megabytes(dense)})"
 
 
 def golden_inputs(build: Build) -> tuple[Any, ...]:
