@@ -1,0 +1,309 @@
+"""Exporter ``onnx``: a torch network as one self-contained ONNX file that any runtime of the asked opset can load.
+
+trace → constants, transposes and BN folded → onnxsim where it helps and changes nothing → checked → written whole.
+Same network and job, same bytes. Layer names survive: see onnx_graph.py for the promise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorita_deploy.errors import BadArtifact, BadNetwork, BadTarget, ExporterUnavailable
+from lorita_deploy.ports import ExportJob, Session
+from lorita_deploy.records import Artifact, TensorSpec, write_atomically
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+PRODUCER = "lorita-deploy"
+
+
+class OnnxExporter:
+    """Implements `lorita_deploy.ports.Exporter`."""
+
+    name = "onnx"
+    summary = "ONNX file for ONNX Runtime, and the starting point for engines built on a device"
+    source = "network"
+    suffix = ".onnx"
+
+    def check(self) -> list[str]:
+        needed = ("torch", "onnx", "onnxruntime", "onnxsim")
+        return [f"{package} is missing: pip install {package}" for package in needed if find_spec(package) is None]
+
+    def export(self, job: ExportJob) -> Artifact:
+        """Write ``job.folder / job.filename``.
+
+        Raises `ExporterUnavailable` (package missing, precision not offered), `BadTarget` (opset and IR version that do
+        not go together), `BadNetwork` (cannot be traced, more than 2 GB), `OutOfResource` (disk full).
+        """
+        if missing := self.check():
+            raise ExporterUnavailable("; ".join(missing), where="exporter onnx", fix="install what is named, then run again")
+        if job.precision != "fp32":
+            raise ExporterUnavailable(
+                f"the exporter onnx does not write {job.precision} yet", where=job.filename, fix="use --precision fp32"
+            )
+        _check_versions(job)
+        from .onnx_graph import fold_batch_norms, name_layers, strip, tidy
+        from .onnx_simplify import simplify
+        from .onnx_trace import trace
+
+        model = trace(job)
+        tidy(model)
+        fold_batch_norms(model)
+        name_layers(model)
+        strip(model)
+        _set_versions(model, job)
+        model, note = simplify(model, _feeds(job), _open_bytes)
+        strip(model)
+        _sign(model, job)
+        _check_model(model, job)
+        content = model.SerializeToString(deterministic=True)
+        path = Path(job.folder) / job.filename
+        write_atomically(path, content)
+        return Artifact(
+            role=job.role,
+            path=job.filename,
+            exporter=self.name,
+            sha256=hashlib.sha256(content).hexdigest(),
+            size_bytes=len(content),
+            opset=job.opset,
+            ir_version=job.ir_version,
+            precision=job.precision,
+            batch=job.batch,
+            dynamic_batch=job.dynamic_batch,
+            rung=job.rung,
+            simplified=note is None,
+            inputs=_specs(model.graph.input),
+            outputs=_specs(model.graph.output),
+            notes=tuple(each for each in (note, _unnamed_layers(model, job)) if each),
+        )
+
+    def open(self, path: Path) -> Session:
+        """Load with ONNX Runtime on the CPU, one thread. Raises `BadArtifact` for a file that is not a whole, valid ONNX."""
+        content, _ = _read(path)
+        try:
+            return _open_bytes(content, str(path))
+        except BadArtifact:
+            raise
+        except Exception as error:
+            raise BadArtifact(f"ONNX Runtime does not load it: {_first_line(error)}", where=path) from error
+
+
+EXPORTER = OnnxExporter()
+
+
+def describe(path: Path | str) -> dict[str, Any]:
+    """What an ONNX file says of itself, weights unread: versions, operators, inputs and outputs, metadata, size, digest.
+
+    Raises `BadArtifact`.
+    """
+    content, model = _read(path, whole=False)
+    graph = model.graph
+    return {
+        "format": "onnx",
+        "size_bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "ir_version": model.ir_version,
+        "opset": {each.domain or "ai.onnx": each.version for each in model.opset_import},
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        "operators": dict(sorted(Counter(node.op_type for node in graph.node).items())),
+        "params": sum(_numel(tensor) for tensor in graph.initializer),
+        "inputs": [spec.model_dump(mode="json") for spec in _specs(graph.input)],
+        "outputs": [spec.model_dump(mode="json") for spec in _specs(graph.output)],
+        "metadata": {each.key: each.value for each in model.metadata_props},
+        "external_data": sorted(_external_files(model)),
+    }
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def _read(path: Path | str, *, whole: bool = True) -> tuple[bytes, onnx.ModelProto]:
+    """The bytes and the model in them. ``whole``: also valid, and with all weights inside the file."""
+    import onnx
+
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise BadArtifact(f"cannot read: {error.strerror}", where=path) from error
+    fix = "copy the file again, or export it again; it may have been cut short"
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(content)
+    except Exception as error:
+        raise BadArtifact("not a whole ONNX file", where=path, fix=fix) from error
+    if not model.HasField("graph") or not model.opset_import or not model.graph.output:
+        raise BadArtifact("not an ONNX model: it has no graph, opset or output", where=path, fix=fix)
+    if whole:
+        if _external_files(model):
+            raise BadArtifact("its weights lie in other files", where=path, fix="save the model with its weights inside")
+        try:
+            onnx.checker.check_model(model)
+        except Exception as error:
+            raise BadArtifact(f"not a valid ONNX model: {_first_line(error)}", where=path, fix=fix) from error
+    return content, model
+
+
+def _external_files(model: onnx.ModelProto) -> set[str]:
+    import onnx
+
+    return {
+        next((entry.value for entry in tensor.external_data if entry.key == "location"), "?")
+        for tensor in onnx.external_data_helper._get_all_tensors(model)
+        if onnx.external_data_helper.uses_external_data(tensor)
+    }
+
+
+def _open_bytes(content: bytes, where: str = "the exported model") -> Session:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def run(inputs: Mapping[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        try:
+            return list(session.run(None, dict(inputs)))
+        except Exception as error:
+            wanted = ", ".join(f"{each.name} {each.type} {each.shape}" for each in session.get_inputs())
+            raise BadArtifact(
+                f"it cannot run these inputs: {_first_line(error)}", where=where, fix=f"it takes {wanted}"
+            ) from error
+
+    return run
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+def _check_versions(job: ExportJob) -> None:
+    import onnx
+
+    try:
+        least = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", job.opset)])
+    except ValueError as error:
+        raise BadTarget(
+            f"opset {job.opset} is newer than the installed onnx {onnx.__version__} knows", fix="pip install --upgrade onnx"
+        ) from error
+    if not least <= job.ir_version <= onnx.IR_VERSION:
+        raise BadTarget(
+            f"opset {job.opset} needs IR version {least} to {onnx.IR_VERSION}, the target asks for {job.ir_version}",
+            fix="set [limits] opset and ir_version in the target file so that they go together",
+        )
+
+
+def _set_versions(model: onnx.ModelProto, job: ExportJob) -> None:
+    used = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
+    if used:
+        raise BadNetwork(
+            f"the network needs operators outside the ONNX standard: {', '.join(sorted(used))}", where=job.filename
+        )
+    kept = {each.domain: each.version for each in model.opset_import if each.domain in ("", "ai.onnx")}
+    del model.opset_import[:]
+    model.opset_import.add(domain="", version=max(kept.values(), default=0))
+    model.ir_version = job.ir_version
+
+
+def _sign(model: onnx.ModelProto, job: ExportJob) -> None:
+    try:
+        own_version = version("lorita-deploy")
+    except PackageNotFoundError:
+        own_version = "unknown"
+    model.producer_name, model.producer_version = PRODUCER, own_version
+    model.domain, model.model_version = "", 0
+    model.graph.name = "network"
+    del model.metadata_props[:]
+    for key, value in sorted({"producer": f"{PRODUCER} {own_version}", "role": job.role, **job.metadata}.items()):
+        model.metadata_props.add(key=key, value=value)
+
+
+def _check_model(model: onnx.ModelProto, job: ExportJob) -> None:
+    """The full checker, strict shape inference, and the versions that were asked for."""
+    import onnx
+
+    written = {each.domain: each.version for each in model.opset_import}
+    if written != {"": job.opset} or model.ir_version != job.ir_version:
+        raise BadNetwork(
+            f"opset {written}, IR {model.ir_version} came out; opset {job.opset}, IR {job.ir_version} were asked for",
+            where=job.filename,
+            fix=f"take a target with opset {max(written.values())}, or set its [limits]",
+        )
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    except Exception as error:
+        raise BadNetwork(f"the exported graph is not valid ONNX: {_first_line(error)}", where=job.filename) from error
+
+
+def _feeds(job: ExportJob) -> list[dict[str, np.ndarray[Any, Any]]]:
+    """The examples, and twice random inputs like them; with a dynamic batch in batches of 1, 2 and 3."""
+    import numpy as np
+
+    from .onnx_trace import repeat
+
+    random = np.random.default_rng(0)
+    feeds = []
+    for attempt in range(3):
+        feed = {}
+        for name, example in zip(
+            job.input_names, repeat(job.examples, attempt + 1 if job.dynamic_batch else job.batch), strict=True
+        ):
+            values = example.numpy()
+            if attempt and values.dtype.kind == "f":
+                values = random.normal(values.mean(), values.std() + 1e-3, values.shape).astype(values.dtype)
+            elif attempt:
+                values = random.permuted(values.reshape(-1)).reshape(values.shape)
+            feed[name] = values
+        feeds.append(feed)
+    return feeds
+
+
+def _unnamed_layers(model: onnx.ModelProto, job: ExportJob) -> str | None:
+    """A note where the promise of names could not be kept (weights computed on the fly, shared, or never used)."""
+    from torch import nn
+
+    assert job.network is not None
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d)
+    present = {tensor.name.removesuffix(".T") for tensor in model.graph.initializer}
+    layers = [name for name, layer in job.network.named_modules() if isinstance(layer, kinds)]
+    lost = [name for name in layers if (f"{name}.weight" if name else "weight") not in present]
+    return f"no weight of its own in the graph: {', '.join(lost)}" if lost else None
+
+
+def _specs(values: Any) -> tuple[TensorSpec, ...]:
+    import onnx
+
+    def dtype(value: Any) -> str:
+        kind = value.type.tensor_type.elem_type
+        try:
+            return str(onnx.helper.tensor_dtype_to_np_dtype(kind).name)
+        except KeyError:
+            return f"type {kind}"
+
+    return tuple(
+        TensorSpec(
+            name=value.name,
+            dtype=dtype(value),
+            shape=tuple(dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim),
+        )
+        for value in values
+    )
+
+
+def _numel(tensor: onnx.TensorProto) -> int:
+    count = 1
+    for extent in tensor.dims:
+        count *= extent
+    return count
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
