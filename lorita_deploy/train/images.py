@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from ..errors import BadData
 
@@ -24,8 +24,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff",
 Shape = tuple[int, int, int]
 """(channels, height, width); one channel is grey, three are RGB."""
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""What torchvision's and most of timm's classifiers were trained with (torchvision, "Models and pre-trained weights")."""
+CHUNK = 4096
+"""Images resized, summed or hashed together."""
 
 
 class ImageFiles:
@@ -97,52 +97,6 @@ def _read(path: Path, shape: Shape) -> NDArray[np.uint8]:
         ) from error
 
 
-@dataclass(frozen=True)
-class ImageBatches:
-    """Batches of normalised float32 inputs, without labels; can be iterated more than once."""
-
-    images: Tensor
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    batch_size: int
-
-    def __iter__(self) -> Iterator[tuple[Tensor]]:
-        for start in range(0, len(self.images), self.batch_size):
-            yield (normalise(self.images[start : start + self.batch_size], self.mean, self.std),)
-
-    def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
-
-
-def load_images(
-    path: Path | str,
-    *,
-    shape: Shape,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    limit: int = 256,
-    batch_size: int = 32,
-) -> ImageBatches:
-    """Batches of inputs from a folder of images, flat or nested; labels, if any, are not looked at.
-
-    Up to ``limit`` images, evenly spaced over the sorted names (so that class folders are mixed). ``mean`` and ``std`` are
-    per channel, of pixels in 0..1; ImageNet's when not given. Raises `BadData`.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise BadData("there is no such folder", where=folder, fix="give a folder of images")
-    paths = find_images(folder)
-    if not paths:
-        raise BadData("the folder holds no images", where=folder, fix=f"put images there ({', '.join(sorted(SUFFIXES))})")
-    chosen = [paths[i] for i in evenly_spaced(len(paths), limit).tolist()]
-    return ImageBatches(
-        decode(chosen, shape),
-        _per_channel(mean, IMAGENET_MEAN, shape[0]),
-        _per_channel(std, IMAGENET_STD, shape[0]),
-        batch_size,
-    )
-
-
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """float32 (N, C, H, W) from uint8, on the device of ``images``: (pixel / 255 - mean) / std per channel."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, -1, 1, 1)
@@ -157,7 +111,19 @@ def evenly_spaced(count: int, limit: int | None) -> Tensor:
     return torch.arange(limit) * count // limit
 
 
-def _per_channel(given: Sequence[float] | None, imagenet: Sequence[float], channels: int) -> tuple[float, ...]:
-    if given is not None:
-        return tuple(given)
-    return tuple(imagenet) if channels == 3 else (sum(imagenet) / 3,) * channels
+def fit(images: Tensor, shape: Shape) -> Tensor:
+    """uint8 images (N, c, h, w) in another shape (C, H, W): bilinear with antialiasing; grey repeated, RGB to luminance."""
+    channels, height, width = shape
+    if images.shape[1] == 3 and channels == 1:
+        weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R BT.601, as PIL's "L"
+        images = torch.cat(
+            [(part * weights).sum(1, keepdim=True).round().to(torch.uint8) for part in torch.split(images, CHUNK)]
+        )
+    if images.shape[2:] != (height, width):
+        images = torch.cat([_resized(part, height, width) for part in torch.split(images, CHUNK)])
+    return images.expand(-1, channels, -1, -1).contiguous()
+
+
+def _resized(images: Tensor, height: int, width: int) -> Tensor:
+    large = interpolate(images.float(), (height, width), mode="bilinear", antialias=True, align_corners=False)
+    return large.round().clamp(0, 255).to(torch.uint8)
