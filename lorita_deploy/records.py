@@ -781,3 +781,88 @@ class BuildReport(Document):
     """The dense network's layers with their geometry and spectra."""
     missed: tuple[str, ...] = ()
     """Demands that were not met (``--require-speedup``, a latency budget): a result, with exit code 1."""
+
+
+# ---------------------------------------------------------------------------------------------- answers to a person
+
+
+class Change(Part):
+    """One artifact's median in two receipts, A before and B after. The interval is that of ``change``."""
+
+    name: str
+    before_ms: float
+    after_ms: float
+    change: float
+    """B over A, minus 1."""
+    ci95: tuple[float, float]
+    verdict: Literal["faster", "same", "slower", "regression"]
+    """``same``: the interval holds 0. ``regression``: slower, by more than the tolerance."""
+
+
+class Comparison(Document):
+    """Two receipts side by side."""
+
+    SCHEMA = "comparison"
+
+    before: str
+    after: str
+    """Where the receipts came from."""
+    tolerance: float
+    differences: tuple[str, ...]
+    """In host and settings; anything here makes the comparison one of two environments."""
+    changes: tuple[Change, ...]
+
+
+class Finding(Part):
+    """One thing looked at on a machine."""
+
+    subject: str
+    state: Literal["ok", "note", "missing"]
+    """``missing`` keeps a build from running."""
+    found: str
+    fix: str | None = None
+    """A command to copy, or what to do."""
+
+
+class Health(Document):
+    """Whether a machine is fit to build on."""
+
+    SCHEMA = "health"
+
+    host: Host
+    findings: tuple[Finding, ...]
+
+
+class CheckpointSummary(Document):
+    """What a weight file holds."""
+
+    SCHEMA = "checkpoint"
+
+    path: str
+    size_bytes: int
+    sha256: str
+    tensors: tuple[TensorSpec, ...]
+    params: int
+    depth: int | None
+    """N of LoRITa, where the weights are still factors."""
+    metadata: dict[str, str]
+
+
+class ArtifactSummary(Document):
+    """What an ONNX file holds."""
+
+    SCHEMA = "onnx"
+
+    path: str
+    size_bytes: int
+    sha256: str
+    opset: int
+    ir_version: int
+    producer: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    operators: dict[str, int]
+    """Name to how many, most frequent first."""
+    params: int
+    external_data: tuple[str, ...]
+    metadata: dict[str, str]
