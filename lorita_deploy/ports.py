@@ -204,6 +204,8 @@ def _from_function(module_name: str, function_name: str) -> ModelSpec:
         ) from error
     if isinstance(function, ModelSpec):
         return function
+    if not callable(function):
+        raise BadNetwork(f"{module_name}:{function_name} is a {type(function).__name__}, not a function", where=module_name)
     import inspect
 
     takes_arguments = len(inspect.signature(function).parameters) >= 2

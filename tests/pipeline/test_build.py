@@ -35,7 +35,9 @@ class Seen(Watch):
 
 
 def fcn(out, **changes):
-    return make_options(**{"model": "fcn", "target": "cpu", "out": str(out), "epochs": 4, "calibration_samples": 128, **changes})
+    return make_options(
+        **{"model": "fcn", "target": "cpu", "out": str(out), "epochs": 4, "calibration_samples": 128, **changes}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +194,12 @@ def test_a_network_that_was_trained_elsewhere(images, tmp_path):
 def test_a_checkpoint_of_another_architecture_is_refused(images, tmp_path):
     save_file({"weight": torch.zeros(3)}, tmp_path / "w.safetensors")
     options = make_options(
-        model="resnet20", out=str(tmp_path), checkpoint=str(tmp_path / "w.safetensors"), train=False, calibration=str(images), classes=10
+        model="resnet20",
+        out=str(tmp_path),
+        checkpoint=str(tmp_path / "w.safetensors"),
+        train=False,
+        calibration=str(images),
+        classes=10,
     )
     with pytest.raises(BadCheckpoint, match="1 unexpected: weight"):
         build(options, until="collapse")

@@ -1,0 +1,50 @@
+"""How plug-ins are found by name."""
+
+import pytest
+from torch import nn
+
+from lorita_deploy.errors import BadNetwork, UnknownName
+from lorita_deploy.ports import EXPORTERS, MODELS, ModelSpec, find_exporter, find_model, names
+
+
+def test_our_own_plug_ins_come_through_the_public_door():
+    assert {"fcn", "vgg16", "resnet20", "vit"} <= set(names(MODELS))
+    assert names(EXPORTERS) == ["onnx"]
+    assert find_model("vgg16").name == "vgg16"
+    assert find_exporter("onnx").source == "network"
+
+
+def test_near_misses_are_named():
+    with pytest.raises(UnknownName, match="did you mean vgg1"):
+        find_model("vgg61")
+    with pytest.raises(UnknownName, match="known: onnx"):
+        find_exporter("zzz")
+
+
+def test_a_function_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "mynets.py").write_text(
+        "from torch import nn\n"
+        "def tiny():\n"
+        '    """A tiny net."""\n'
+        "    return nn.Linear(2, 2)\n"
+        "def sized(classes, input_size):\n"
+        "    return nn.Linear(input_size, classes)\n"
+        "not_a_net = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = find_model("mynets:tiny")
+    assert spec.summary == "A tiny net."
+    assert isinstance(spec.build(10, 32), nn.Linear)
+    assert find_model("mynets:sized").build(10, 32).out_features == 10
+    for name in ("mynets:none", "nowhere.at.all:f", ":f", "mynets:"):
+        with pytest.raises(UnknownName):
+            find_model(name)
+    with pytest.raises(BadNetwork, match="not a function"):
+        find_model("mynets:not_a_net")
+
+
+def test_a_spec_knows_its_input_shape():
+    spec = find_model("fcn")
+    assert isinstance(spec, ModelSpec)
+    assert spec.input_shape() == (spec.channels, spec.input_size, spec.input_size)
+    assert spec.input_shape(64)[1:] == (64, 64)
