@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-RUNNER_FILES = ("run.py", "clock.py", "runtimes.py")
+RUNNER_FILES = ("run.py", "job.py", "clock.py", "runtimes.py", "machine.py")

@@ -1,0 +1,185 @@
+"""The statistics of latency: one file, standard library only, valid Python 3.6; used on boards and by the library alike.
+
+How times are taken (the runner follows these rules; the reasons are here):
+
+* **A sample** is the mean of so many calls that it lasts at least 200 us, a thousand times the cost of reading the clock.
+* **A visit** is one uncounted call, which brings the artifact's weights back into the caches, then a few samples.
+* Artifacts are visited **in random order, then in the mirrored order** (A B B A): a slow drift of the machine cancels.
+* **Reloads.** Where a session's memory happens to lie makes it a few per cent faster or slower for as long as it lives;
+  no number of samples averages that out. So everything is loaded anew several times, and what is independent, and
+  therefore counts as one observation, is a *reload*, not a sample.
+* **A ratio** is the median over reloads of the median paired ratio within a reload; its interval is spanned by two order
+  statistics of those reload medians, which needs no assumption on the noise beyond independent reloads.
+"""
+
+import math
+import time
+
+from typing import Callable, List, Optional, Sequence, Tuple
+
+SAMPLE_NS = 200000
+"""Shortest sample."""
+RELOADS = 12
+"""Interval: 3rd to 10th of the reload medians, 96.1 % coverage."""
+SAMPLES_PER_VISIT = 2
+TAIL = 10
+"""A percentile is given only where at least so many samples lie beyond it: p90 from 100, p95 from 200, p99 from 1,000."""
+
+if hasattr(time, "perf_counter_ns"):
+    now_ns = time.perf_counter_ns
+else:  # Python 3.6
+
+    def now_ns() -> int:
+        """A monotonic clock in nanoseconds."""
+        return int(time.perf_counter() * 1e9)
+
+
+# ---------------------------------------------------------------------------------------------- taking samples
+
+
+def calls_per_sample(call_ns: float) -> int:
+    """How many calls, each of about ``call_ns``, make a sample long enough."""
+    return max(1, min(10000, int(math.ceil(SAMPLE_NS / max(call_ns, 1.0)))))
+
+
+def sample_ns(call: Callable[[], object], calls: int) -> float:
+    """Mean time of one of ``calls`` calls."""
+    again = range(calls)
+    start = now_ns()
+    for _ in again:
+        call()
+    return (now_ns() - start) / calls
+
+
+def warm_up(
+    call: Callable[[], object], max_runs: int = 200, max_seconds: float = 10.0, window: int = 7, drift: float = 0.02
+) -> Tuple[List[float], bool]:
+    """Call until the median of the last ``window`` calls is within ``drift`` of that of the ``window`` before.
+
+    Returns the nanoseconds of every call and whether they settled before ``max_runs`` and ``max_seconds`` ran out.
+    """
+    times = []  # type: List[float]
+    end = now_ns() + max_seconds * 1e9
+    while len(times) < max_runs and (now_ns() < end or len(times) < 2):
+        times.append(sample_ns(call, 1))
+        if len(times) >= 2 * window:
+            before, after = median(times[-2 * window : -window]), median(times[-window:])
+            if abs(after - before) < drift * before:
+                return times, True
+    return times, False
+
+
+# ---------------------------------------------------------------------------------------------- describing samples
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """Linear between order statistics, q from 0 to 1 (definition 7 of Hyndman and Fan, 1996)."""
+    ordered = sorted(values)
+    place = q * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def median(values: Sequence[float]) -> float:
+    return quantile(values, 0.5)
+
+
+def percentile(values: Sequence[float], q: float) -> Optional[float]:
+    """The quantile, or None where fewer than `TAIL` samples lie beyond it."""
+    return quantile(values, q) if round(len(values) * (1.0 - q), 6) >= TAIL else None
+
+
+def midmean(values: Sequence[float]) -> float:
+    """Mean of the middle half: as steady as a median, but finer than the steps of a coarse clock."""
+    ordered = sorted(values)
+    cut = len(ordered) // 4
+    middle = ordered[cut : len(ordered) - cut]
+    return sum(middle) / len(middle)
+
+
+def spread(values: Sequence[float]) -> float:
+    """Inter-quartile range over median."""
+    return (quantile(values, 0.75) - quantile(values, 0.25)) / median(values)
+
+
+def median_interval(values: Sequence[float]) -> Tuple[float, float]:
+    """Two order statistics that hold the median of independent values with at least 95 % confidence.
+
+    x_(k) .. x_(n+1-k) for the largest k with 2 P(Binomial(n, 1/2) < k) <= 0.05. Below six values no such k exists, and
+    the whole range is given, which promises less (93.75 % of five, nothing of one).
+    """
+    ordered = sorted(values)
+    n = len(ordered)
+    k, ways, below = 0, 1, 1  # ways = n over k; below = sum of the ways up to k; of 2^n in all
+    while 40 * below <= 2**n:
+        k += 1
+        ways = ways * (n - k + 1) // k
+        below += ways
+    return (ordered[max(k, 1) - 1], ordered[n - max(k, 1)])
+
+
+def independent_blocks(values: Sequence[float], fewest: int = 12) -> List[float]:
+    """Medians of consecutive blocks, just long enough that neighbours no longer resemble each other.
+
+    Noise on a shared machine comes in stretches. The block doubles while the lag-1 correlation of the signs about the
+    median exceeds two standard errors, as long as ``fewest`` blocks remain.
+    """
+    size = 1
+    while True:
+        blocks = [median(values[at : at + size]) for at in range(0, len(values) - size + 1, size)]
+        if len(blocks) < 2 * fewest or _sign_correlation(blocks) < 2.0 / math.sqrt(len(blocks)):
+            return blocks
+        size *= 2
+
+
+def _sign_correlation(values: Sequence[float]) -> float:
+    middle = median(values)
+    signs = [(value > middle) - (value < middle) for value in values]
+    return sum(a * b for a, b in zip(signs, signs[1:])) / max(len(signs) - 1, 1)
+
+
+# ---------------------------------------------------------------------------------------------- comparing
+
+
+def paired_ratio(reloads: Sequence[Sequence[Tuple[float, float]]]) -> Tuple[float, Tuple[float, float]]:
+    """Candidate over baseline from ``(candidate, baseline)`` times, one sequence of pairs per reload.
+
+    Returns the median and its 95 % interval. With fewer than six reloads (a race cut short) their pairs are taken in
+    blocks instead, which sees the noise but not the luck of a load; `warnings_of` says so.
+    """
+    ratios = [[candidate / baseline for candidate, baseline in pairs] for pairs in reloads if pairs]
+    observed = [median(each) for each in ratios]
+    if len(observed) < 6:
+        observed = independent_blocks([ratio for each in ratios for ratio in each])
+    return median(observed), median_interval(observed)
+
+
+def warnings_of(name: str, samples: Sequence[float], stable: bool, reloads: int) -> List[str]:
+    """What makes these samples less than trustworthy, in plain words."""
+    found = []  # type: List[str]
+    middle = median(samples)
+    if not stable:
+        found.append("%s: still drifting when the warm-up ended" % name)
+    if spread(samples) > 0.10:
+        found.append("%s: the middle half of the samples spreads over %.0f %% of the median" % (name, 100 * spread(samples)))
+    outliers = sum(sample > 1.5 * middle for sample in samples)
+    if outliers > 0.01 * len(samples):
+        found.append("%s: %d of %d samples took more than 1.5 times the median" % (name, outliers, len(samples)))
+    third = len(samples) // 3
+    if third >= 6:
+        drift = median(samples[-third:]) / median(samples[:third]) - 1.0
+        if abs(drift) > 0.05:
+            found.append("%s: the last third of the samples is %+.0f %% against the first" % (name, 100 * drift))
+    if reloads < 6:
+        found.append(
+            "%s: only %d reloads in the time allowed, so luck in how memory lies is not averaged out" % (name, reloads)
+        )
+    return found
+
+
+def load_warning(load: Optional[float], cores: int) -> List[str]:
+    """Whether others were at work when the run began, by the one-minute load average."""
+    if load is None or load <= max(0.5, 0.25 * cores):
+        return []
+    return ["load average %.2f on %d cores at the start: other work was, or is, running" % (load, cores)]

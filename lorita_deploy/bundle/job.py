@@ -1,0 +1,196 @@
+"""The runner's job: reading it, checking every hash, and its golden data. Valid Python 3.6.
+
+    {"schema": "lorita-deploy/job/1", "tasks": ["verify", "race"] or ["profile"], "settings": {...}, "baseline": "dense",
+     "artifacts": [{"name", "path", "sha256"}, ...], "golden": {"inputs": path, "outputs": {name: path}} or null, ...}
+
+Left-out entries have the values of `DEFAULTS`. Paths are relative to the folder of the job file and never lead out of it.
+A bundle's manifest stands for the job of racing what is in it.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+Json = Dict[str, Any]
+
+JOB = "lorita-deploy/job/1"
+MANIFEST = "lorita-deploy/manifest/1"
+DEFAULTS = {
+    "tasks": ["verify", "race"],
+    "settings": {"runtime": "onnxruntime", "threads": 1, "graph_level": "all", "spinning": False, "batch": 1},
+    "baseline": None,
+    "golden": None,
+    "tolerance": 1e-3,
+    "samples": 300,
+    "max_seconds": 60.0,
+    "kind": "cpu",
+    "result": "receipt.json",
+}  # type: Json
+
+
+class JobError(Exception):
+    """Something the reader can mend: what, where, what to do, and the exit code."""
+
+    def __init__(self, what: str, where: str, fix: str, code: int = 2) -> None:
+        Exception.__init__(self, "%s\n  where: %s\n  do:    %s" % (what, where, fix))
+        self.code = code
+
+
+def read_job(path: str) -> Json:
+    """The job in a job file, or the one that a bundle's manifest stands for; ``folder`` is where its paths start."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            body = json.load(file)
+        schema = body.pop("schema", None)
+    except (OSError, ValueError, AttributeError) as error:
+        raise JobError("cannot be read: %s" % error, path, "run inside an unpacked bundle, or give --job FILE")
+    if schema not in (JOB, MANIFEST):
+        raise JobError("schema is %r, expected %s or %s" % (schema, JOB, MANIFEST), path, "use the runner of the same release")
+    try:
+        asked = _from_manifest(body) if schema == MANIFEST else body
+        unknown = sorted(set(asked) - set(DEFAULTS) - {"artifacts", "files"})
+        if unknown:
+            raise JobError("unknown entries: %s" % ", ".join(unknown), path, "remove them")
+        job = dict(DEFAULTS, **asked)  # type: Json
+        job["settings"] = dict(DEFAULTS["settings"], **job["settings"])
+        names = [artifact["name"] for artifact in job["artifacts"]]
+        files = [(each["path"], each["sha256"]) for each in job["artifacts"] + job.pop("files", [])]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise JobError("an entry is missing or of the wrong type: %r" % error, path, "write the file again")
+    if not names or len(set(names)) < len(names):
+        raise JobError("artifacts need distinct names, at least one: %s" % names, path, "write the file again")
+    if job["baseline"] not in names:
+        job["baseline"] = names[0]
+    job["folder"] = os.path.dirname(os.path.abspath(path))
+    check_hashes(job["folder"], files)
+    return job
+
+
+def _from_manifest(manifest: Json) -> Json:
+    listed = set(each["path"] for each in manifest["files"])
+    artifacts = []
+    for each in manifest["artifacts"]:
+        name = each["role"] if each["rung"] == 0 else "%s-rung%d" % (each["role"], each["rung"])
+        artifacts.append({"name": name, "path": each["path"], "sha256": each["sha256"]})
+    outputs = {each["name"]: "golden/outputs-%s.npz" % each["name"] for each in artifacts}
+    outputs = {name: path for name, path in outputs.items() if path in listed}
+    golden = {"inputs": "golden/inputs.npz", "outputs": outputs} if "golden/inputs.npz" in listed else None
+    batch = min([each["batch"] for each in manifest["artifacts"]] or [1])
+    return {
+        "settings": {"batch": batch},
+        "artifacts": artifacts,
+        "files": manifest["files"],
+        "baseline": "dense",
+        "golden": golden,
+        "tolerance": manifest["tolerance"],
+        "kind": manifest["target"],
+    }
+
+
+def inside(folder: str, path: str) -> str:
+    """``path`` under ``folder``, links followed. Raises `JobError` where it leads out of it."""
+    root = os.path.realpath(folder)
+    found = os.path.realpath(os.path.join(root, path))
+    if os.path.isabs(path) or not found.startswith(root + os.sep):
+        raise JobError("this path leads out of the folder", path, "paths must be relative and stay inside %s" % root)
+    return found
+
+
+def check_hashes(folder: str, files: List[Tuple[str, str]]) -> None:
+    for path, expected in files:
+        digest = hashlib.sha256()
+        try:
+            with open(inside(folder, path), "rb") as file:
+                for chunk in iter(lambda: file.read(1 << 20), b""):
+                    digest.update(chunk)
+        except OSError as error:
+            raise JobError("cannot be read: %s" % error.strerror, path, "copy the folder again, complete")
+        if digest.hexdigest() != expected:
+            raise JobError(
+                "sha256 is %s, expected %s: nothing was run" % (digest.hexdigest(), expected), path, "copy the file again"
+            )
+
+
+# ---------------------------------------------------------------------------------------------- inputs and outputs
+
+
+def read_arrays(job: Json, path: str) -> Json:
+    import numpy
+
+    try:
+        with numpy.load(inside(job["folder"], path), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, KeyError) as error:
+        raise JobError("golden data cannot be read: %s" % error, path, "copy the folder again, complete")
+
+
+def batches(session: Any, inputs: Json, batch: int) -> Iterator[Json]:
+    """The golden inputs cut into batches of the artifact's own size, the last one filled up by repetition."""
+    import numpy
+
+    for name, _, shape in session.inputs:
+        given = inputs[name].shape if name in inputs else ()
+        if len(given) != len(shape) or any(isinstance(n, int) and n != m for n, m in zip(shape[1:], given[1:])):
+            raise JobError("no golden input fits %s %s" % (name, shape), "golden inputs", "write them again")
+    first = session.inputs[0]
+    size = first[2][0] if first[2] and isinstance(first[2][0], int) else batch
+    count = len(inputs[first[0]])
+    for start in range(0, count, size):
+        index = numpy.arange(start, start + size) % count
+        yield {name: numpy.ascontiguousarray(inputs[name][index].astype(dtype)) for name, dtype, _ in session.inputs}
+
+
+def feeds(job: Json, session: Any) -> Json:
+    """One batch to time with: golden examples where there are some, else random numbers from a fixed seed."""
+    import numpy
+
+    if job["golden"]:
+        return next(batches(session, read_arrays(job, job["golden"]["inputs"]), job["settings"]["batch"]))
+    random_state, found = numpy.random.RandomState(0), {}
+    for name, dtype, shape in session.inputs:
+        known = [job["settings"]["batch"] if place == 0 and not isinstance(n, int) else n for place, n in enumerate(shape)]
+        if not all(isinstance(n, int) for n in known):
+            raise JobError("input %s has open dimensions %s" % (name, shape), "the artifact", "give golden inputs")
+        found[name] = random_state.standard_normal(known).astype(dtype)
+    return found
+
+
+def golden_error(job: Json, artifact: Json, session: Any) -> Optional[float]:
+    """Largest absolute difference from the golden outputs over the largest golden value; None without golden outputs."""
+    import numpy
+
+    golden = job["golden"] or {"outputs": {}}
+    if "verify" not in job["tasks"] or artifact["name"] not in golden["outputs"]:
+        return None
+    expected = read_arrays(job, golden["outputs"][artifact["name"]])
+    got = [session.run(each) for each in batches(session, read_arrays(job, golden["inputs"]), job["settings"]["batch"])]
+    worst = 0.0
+    for place, name in enumerate(session.outputs):
+        if name not in expected:
+            raise JobError("no golden output called %s" % name, golden["outputs"][artifact["name"]], "write them again")
+        reference = expected[name].astype("float64")
+        found = numpy.concatenate([outputs[place] for outputs in got])[: len(reference)].astype("float64")
+        if found.shape != reference.shape:
+            return float("inf")
+        error = numpy.abs(found - reference).max() / max(numpy.abs(reference).max(), 1e-30)
+        worst = max(worst, float(error) if numpy.isfinite(error) else float("inf"))
+    return worst
+
+
+def write_json(path: str, body: Json) -> None:
+    """Write aside, then rename: a half-written result is never taken for a whole one."""
+    handle, aside = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(body, file, indent=1, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+    except OSError as error:
+        os.unlink(aside)
+        raise JobError("cannot be written: %s" % error.strerror, path, "make room, or make the folder writable", 6)
