@@ -54,7 +54,11 @@ class UnknownName(LoritaDeployError):
     def __init__(self, kind: str, name: str, known: Iterable[str], *, fix: str | None = None) -> None:
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+        hint = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else f"known: {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}"
+        )
         super().__init__(f"there is no {kind} called {name!r}; {hint}", fix=fix)
         self.near = near
 

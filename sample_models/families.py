@@ -1,0 +1,76 @@
+"""Classifiers of torchvision and timm by name: ``torchvision:resnet18``, ``timm:convnext_tiny``.
+
+Built without pretrained weights (``--checkpoint`` brings one's own), at the input size the network was published for.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from lorita_deploy.errors import BadNetwork, UnknownName
+from lorita_deploy.ports import ModelSpec
+from lorita_deploy.records import Recipe
+
+RECIPE = Recipe(epochs=20, batch_size=64, lr=0.05, weight_decay=1e-3, augment=("flip", "crop"))
+"""A start for networks that nobody wrote a recipe for."""
+
+
+def torchvision(name: str) -> ModelSpec:
+    """The torchvision classifier called ``name``. Raises `UnknownName`."""
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise UnknownName(
+            "torchvision classifier",
+            name,
+            known,
+            fix="list them: python -c 'import torchvision.models as m; print(*m.list_models(module=m))'",
+        )
+    weights = next(iter(models.get_model_weights(name)), None)  # a description; nothing is downloaded
+    size = weights.transforms().crop_size[0] if weights is not None else 224
+
+    def build(classes: int, input_size: int) -> nn.Module:
+        options = {"image_size": input_size} if name.startswith("vit_") else {}
+        if name in ("googlenet", "inception_v3"):
+            options |= {"aux_logits": False, "init_weights": True}
+        return models.get_model(name, weights=None, num_classes=classes, **options)
+
+    return ModelSpec(
+        name=f"torchvision:{name}",
+        summary=f"torchvision's {name}",
+        build=build,
+        recipe=RECIPE,
+        input_size=size,
+        classes=1000,
+    )
+
+
+def timm(name: str) -> ModelSpec:
+    """The timm classifier called ``name``, such as ``resnet18`` or ``vit_tiny_patch16_224.augreg_in21k``. Raises `UnknownName`."""
+    try:
+        import timm as library
+    except ImportError as error:
+        raise BadNetwork("timm is not installed", where=f"timm:{name}", fix='pip install "lorita-deploy[timm]"') from error
+    try:
+        config = library.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError as error:  # of the architecture, or of the training tag behind the dot
+        known = library.list_pretrained(f"{name.partition('.')[0]}.*") or library.list_models()
+        raise UnknownName(
+            "timm classifier", name, known, fix="list them: python -c 'import timm; print(*timm.list_models())'"
+        ) from error
+    channels, size, _ = config.input_size
+
+    def build(classes: int, input_size: int) -> nn.Module:
+        options = {"img_size": input_size} if config.fixed_input_size and input_size != size else {}
+        return library.create_model(name, pretrained=False, num_classes=classes, **options)
+
+    return ModelSpec(
+        name=f"timm:{name}",
+        summary=f"timm's {name}",
+        build=build,
+        recipe=RECIPE,
+        channels=channels,
+        input_size=size,
+        classes=config.num_classes,
+    )

@@ -1,0 +1,34 @@
+"""A fully connected network for small grey images, as the LoRITa paper trains on MNIST (arXiv 2405.03089, section 5)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lorita_deploy.ports import ModelSpec
+from lorita_deploy.records import Recipe
+
+
+class FullyConnected(nn.Module):
+    """(N, 1, size, size) -> (N, classes) through ``hidden`` layers of ``width``."""
+
+    def __init__(self, classes: int, input_size: int, width: int = 512, hidden: int = 4) -> None:
+        super().__init__()
+        widths = [input_size * input_size, *[width] * hidden]
+        self.hidden = nn.ModuleList(nn.Linear(n, m) for n, m in zip(widths, widths[1:], strict=False))
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        for layer in self.hidden:
+            x = layer(x).relu()
+        return self.head(x)
+
+
+FCN = ModelSpec(
+    name="fcn",
+    summary="fully connected, 4 hidden layers of 512, grey 28 x 28 images",
+    build=FullyConnected,
+    recipe=Recipe(epochs=20, batch_size=128, lr=0.1, weight_decay=1e-3),
+    channels=1,
+    input_size=28,
+)
