@@ -7,20 +7,22 @@ Same network and job, same bytes. Layer names survive: see onnx_graph.py for the
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorita_deploy.errors import BadArtifact, BadNetwork, BadTarget, ExporterUnavailable
+from lorita_deploy.errors import BadNetwork, BadTarget, ExporterUnavailable
 from lorita_deploy.ports import ExportJob, Session
-from lorita_deploy.records import Artifact, TensorSpec, write_atomically
+from lorita_deploy.records import Artifact, write_atomically
+
+from .onnx_file import describe, first_line, open_bytes, open_file, tensor_specs
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
+
+__all__ = ["EXPORTER", "OnnxExporter", "describe"]
 
 PRODUCER = "lorita-deploy"
 
@@ -50,7 +52,8 @@ class OnnxExporter:
                 f"the exporter onnx does not write {job.precision} yet", where=job.filename, fix="use --precision fp32"
             )
         _check_versions(job)
-        from .onnx_graph import fold_batch_norms, name_layers, strip, tidy
+        from .onnx_batch_norm import fold_batch_norms
+        from .onnx_graph import name_layers, strip, tidy
         from .onnx_simplify import simplify
         from .onnx_trace import trace
 
@@ -60,7 +63,7 @@ class OnnxExporter:
         name_layers(model)
         strip(model)
         _set_versions(model, job)
-        model, note = simplify(model, _feeds(job), _open_bytes)
+        model, note = simplify(model, _feeds(job), open_bytes)
         strip(model)
         _sign(model, job)
         _check_model(model, job)
@@ -80,108 +83,17 @@ class OnnxExporter:
             dynamic_batch=job.dynamic_batch,
             rung=job.rung,
             simplified=note is None,
-            inputs=_specs(model.graph.input),
-            outputs=_specs(model.graph.output),
+            inputs=tensor_specs(model.graph.input),
+            outputs=tensor_specs(model.graph.output),
             notes=tuple(each for each in (note, _unnamed_layers(model, job)) if each),
         )
 
     def open(self, path: Path) -> Session:
         """Load with ONNX Runtime on the CPU, one thread. Raises `BadArtifact` for a file that is not a whole, valid ONNX."""
-        content, _ = _read(path)
-        try:
-            return _open_bytes(content, str(path))
-        except BadArtifact:
-            raise
-        except Exception as error:
-            raise BadArtifact(f"ONNX Runtime does not load it: {_first_line(error)}", where=path) from error
+        return open_file(path)
 
 
 EXPORTER = OnnxExporter()
-
-
-def describe(path: Path | str) -> dict[str, Any]:
-    """What an ONNX file says of itself, weights unread: versions, operators, inputs and outputs, metadata, size, digest.
-
-    Raises `BadArtifact`.
-    """
-    content, model = _read(path, whole=False)
-    graph = model.graph
-    return {
-        "format": "onnx",
-        "size_bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "ir_version": model.ir_version,
-        "opset": {each.domain or "ai.onnx": each.version for each in model.opset_import},
-        "producer": f"{model.producer_name} {model.producer_version}".strip(),
-        "operators": dict(sorted(Counter(node.op_type for node in graph.node).items())),
-        "params": sum(_numel(tensor) for tensor in graph.initializer),
-        "inputs": [spec.model_dump(mode="json") for spec in _specs(graph.input)],
-        "outputs": [spec.model_dump(mode="json") for spec in _specs(graph.output)],
-        "metadata": {each.key: each.value for each in model.metadata_props},
-        "external_data": sorted(_external_files(model)),
-    }
-
-
-# ---------------------------------------------------------------------------------------------- reading
-
-
-def _read(path: Path | str, *, whole: bool = True) -> tuple[bytes, onnx.ModelProto]:
-    """The bytes and the model in them. ``whole``: also valid, and with all weights inside the file."""
-    import onnx
-
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise BadArtifact(f"cannot read: {error.strerror}", where=path) from error
-    fix = "copy the file again, or export it again; it may have been cut short"
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(content)
-    except Exception as error:
-        raise BadArtifact("not a whole ONNX file", where=path, fix=fix) from error
-    if not model.HasField("graph") or not model.opset_import or not model.graph.output:
-        raise BadArtifact("not an ONNX model: it has no graph, opset or output", where=path, fix=fix)
-    if whole:
-        if _external_files(model):
-            raise BadArtifact("its weights lie in other files", where=path, fix="save the model with its weights inside")
-        try:
-            onnx.checker.check_model(model)
-        except Exception as error:
-            raise BadArtifact(f"not a valid ONNX model: {_first_line(error)}", where=path, fix=fix) from error
-    return content, model
-
-
-def _external_files(model: onnx.ModelProto) -> set[str]:
-    import onnx
-
-    return {
-        next((entry.value for entry in tensor.external_data if entry.key == "location"), "?")
-        for tensor in onnx.external_data_helper._get_all_tensors(model)
-        if onnx.external_data_helper.uses_external_data(tensor)
-    }
-
-
-def _open_bytes(content: bytes, where: str = "the exported model") -> Session:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-    def run(inputs: Mapping[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
-        try:
-            return list(session.run(None, dict(inputs)))
-        except Exception as error:
-            wanted = ", ".join(f"{each.name} {each.type} {each.shape}" for each in session.get_inputs())
-            raise BadArtifact(
-                f"it cannot run these inputs: {_first_line(error)}", where=where, fix=f"it takes {wanted}"
-            ) from error
-
-    return run
-
-
-# ---------------------------------------------------------------------------------------------- writing
 
 
 def _check_versions(job: ExportJob) -> None:
@@ -240,7 +152,7 @@ def _check_model(model: onnx.ModelProto, job: ExportJob) -> None:
         onnx.checker.check_model(model, full_check=True)
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     except Exception as error:
-        raise BadNetwork(f"the exported graph is not valid ONNX: {_first_line(error)}", where=job.filename) from error
+        raise BadNetwork(f"the exported graph is not valid ONNX: {first_line(error)}", where=job.filename) from error
 
 
 def _feeds(job: ExportJob) -> list[dict[str, np.ndarray[Any, Any]]]:
@@ -276,34 +188,3 @@ def _unnamed_layers(model: onnx.ModelProto, job: ExportJob) -> str | None:
     layers = [name for name, layer in job.network.named_modules() if isinstance(layer, kinds)]
     lost = [name for name in layers if (f"{name}.weight" if name else "weight") not in present]
     return f"no weight of its own in the graph: {', '.join(lost)}" if lost else None
-
-
-def _specs(values: Any) -> tuple[TensorSpec, ...]:
-    import onnx
-
-    def dtype(value: Any) -> str:
-        kind = value.type.tensor_type.elem_type
-        try:
-            return str(onnx.helper.tensor_dtype_to_np_dtype(kind).name)
-        except KeyError:
-            return f"type {kind}"
-
-    return tuple(
-        TensorSpec(
-            name=value.name,
-            dtype=dtype(value),
-            shape=tuple(dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim),
-        )
-        for value in values
-    )
-
-
-def _numel(tensor: onnx.TensorProto) -> int:
-    count = 1
-    for extent in tensor.dims:
-        count *= extent
-    return count
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]

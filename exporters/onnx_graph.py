@@ -1,4 +1,4 @@
-"""Edits of an ONNX graph that keep what it computes: constants, batch normalisation, names, nothing left behind.
+"""Edits of an ONNX graph that keep what it computes: constants, names, nothing left behind.
 
 The promise that others build on (quantisers, per-layer profiles, channel surgery): the weight of a Linear or Conv is the
 initializer ``<module path>.weight`` (``<module path>.weight.T`` where it is stored transposed), its bias
@@ -27,56 +27,6 @@ def tidy(model: ModelProto) -> None:
     _remove_identities(model.graph)
     _transpose_initializers(model.graph)
     remove_dead(model.graph)
-
-
-def fold_batch_norms(model: ModelProto) -> int:
-    """Fold BatchNormalization into the Conv, ConvTranspose, Gemm or MatMul before it; returns how many were folded.
-
-    y = g (W x + b - mean) / sqrt(var + eps) + beta is the same layer with scale = g / sqrt(var + eps),
-    W' = scale W (per output) and b' = scale (b - mean) + beta, worked out in float64. Only where nothing else reads the
-    layer's output or shares its weight.
-    """
-    graph = model.graph
-    ranks = _ranks(model)
-    readers = count_readers(graph)
-    initializers = {tensor.name: tensor for tensor in graph.initializer}
-    writers = {name: node for node in graph.node for name in node.output}
-    folded: list[NodeProto] = []
-    for norm in graph.node:
-        if norm.op_type != "BatchNormalization" or _attribute(norm, "training_mode", 0):
-            continue
-        layer = writers.get(norm.input[0])
-        if layer is None or readers[norm.input[0]] != 1 or not all(name in initializers for name in norm.input[1:]):
-            continue
-        axis = _output_axis(layer, ranks)
-        own = [name for name in layer.input[1:] if name]
-        if axis is None or not all(name in initializers and readers[name] == 1 for name in own):
-            continue
-        gamma, beta, mean, var = (_float64(initializers[name]) for name in norm.input[1:])
-        scale = gamma / np.sqrt(var + _attribute(norm, "epsilon", 1e-5))
-        weight = _float64(initializers[own[0]])
-        bias = np.broadcast_to(_float64(initializers[own[1]]), mean.shape) if len(own) > 1 else np.zeros_like(mean)
-        along = [1] * weight.ndim
-        along[axis] = -1
-        _store(initializers[own[0]], weight * scale.reshape(along))
-        if len(own) == 1:
-            name = f"{stem(own[0])}.bias" if stem(own[0]) else "bias"
-            if name in initializers or name in writers:
-                name = f"{norm.output[0]}.bias"
-            initializers[name] = graph.initializer.add(name=name)
-            readers[name] = 1
-            del layer.input[2:]
-            layer.input.append(name)
-            own.append(name)
-            if layer.op_type == "MatMul":
-                layer.op_type = "Gemm"
-        _store(initializers[own[1]], scale * (bias - mean) + beta)
-        layer.output[0] = norm.output[0]
-        writers[norm.output[0]] = layer
-        folded.append(norm)
-    _remove(graph, folded)
-    remove_dead(graph)
-    return len(folded)
 
 
 def name_layers(model: ModelProto) -> None:
@@ -125,7 +75,7 @@ def remove_dead(graph: GraphProto) -> None:
         dead = [node for node in graph.node if not any(readers[name] for name in node.output)]
         if not dead:
             break
-        _remove(graph, dead)
+        remove_nodes(graph, dead)
     kept = [tensor for tensor in graph.initializer if readers[tensor.name]]
     if len(kept) < len(graph.initializer):
         kept = [_copy(tensor) for tensor in kept]
@@ -163,7 +113,7 @@ def _constants_to_initializers(graph: GraphProto) -> None:
         tensor.name = node.output[0]
         graph.initializer.append(tensor)
         gone.append(node)
-    _remove(graph, gone)
+    remove_nodes(graph, gone)
 
 
 def _remove_identities(graph: GraphProto) -> None:
@@ -184,7 +134,7 @@ def _remove_identities(graph: GraphProto) -> None:
         else:
             same[node.output[0]] = source
         gone.append(node)
-    _remove(graph, gone)
+    remove_nodes(graph, gone)
     for each in _graphs(graph):
         for node in each.node:
             for position, name in enumerate(node.input):
@@ -200,7 +150,7 @@ def _transpose_initializers(graph: GraphProto) -> None:
         source = initializers.get(node.input[0]) if node.op_type == "Transpose" else None
         if source is None or len(source.dims) != 2 or node.output[0] in outputs:
             continue
-        if _attribute(node, "perm", [1, 0]) != [1, 0]:
+        if attribute_of(node, "perm", [1, 0]) != [1, 0]:
             continue
         name = f"{source.name}.T"
         if name not in initializers:
@@ -208,34 +158,11 @@ def _transpose_initializers(graph: GraphProto) -> None:
             graph.initializer.append(initializers[name])
         stored[node.output[0]] = name
         gone.append(node)
-    _remove(graph, gone)
+    remove_nodes(graph, gone)
     for each in _graphs(graph):
         for node in each.node:
             for position, read in enumerate(node.input):
                 node.input[position] = stored.get(read, read)
-
-
-def _output_axis(layer: NodeProto, ranks: dict[str, int]) -> int | None:
-    """Which axis of the layer's weight counts outputs; None where a scale per channel cannot be folded into it."""
-    if layer.op_type == "Conv":
-        return 0
-    if layer.op_type == "ConvTranspose":
-        return 1 if _attribute(layer, "group", 1) == 1 else None
-    if layer.op_type == "Gemm" and _attribute(layer, "alpha", 1.0) == 1.0 == _attribute(layer, "beta", 1.0):
-        return 0 if _attribute(layer, "transB", 0) else 1
-    if layer.op_type == "MatMul" and ranks.get(layer.output[0]) == 2 and ranks.get(layer.input[1]) == 2:
-        return 1
-    return None
-
-
-def _ranks(model: ModelProto) -> dict[str, int]:
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    ranks = {
-        value.name: len(value.type.tensor_type.shape.dim)
-        for value in (*graph.value_info, *graph.input, *graph.output)
-        if value.type.tensor_type.HasField("shape")
-    }
-    return ranks | {tensor.name: len(tensor.dims) for tensor in graph.initializer}
 
 
 def _is_weight(name: str) -> bool:
@@ -251,16 +178,9 @@ def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
                 yield from _graphs(inner)
 
 
-def _attribute(node: NodeProto, name: str, default: Any) -> Any:
+def attribute_of(node: NodeProto, name: str, default: Any) -> Any:
+    """The value of a node's attribute, or ``default`` where it is not written down."""
     return next((onnx.helper.get_attribute_value(each) for each in node.attribute if each.name == name), default)
-
-
-def _float64(tensor: TensorProto) -> np.ndarray[Any, Any]:
-    return numpy_helper.to_array(tensor).astype(np.float64)
-
-
-def _store(tensor: TensorProto, values: np.ndarray[Any, Any]) -> None:
-    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, dtype=np.float32), tensor.name))
 
 
 def _copy(tensor: TensorProto) -> TensorProto:
@@ -269,7 +189,7 @@ def _copy(tensor: TensorProto) -> TensorProto:
     return copy
 
 
-def _remove(graph: GraphProto, nodes: list[NodeProto]) -> None:
+def remove_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
     """Take ``nodes`` out in one pass (protobuf's own ``remove`` compares contents, and is quadratic)."""
     gone = {id(node) for node in nodes}
     if not gone:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from .onnx_file import first_line
 from .onnx_graph import layer_tensors, name_layers, remove_dead
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
@@ -46,7 +47,11 @@ def simplify(
     Kept only if it is valid, smaller in nodes, has the same inputs, outputs and layers (weights and biases by name), and
     agrees with the original on every one of ``feeds``.
     """
-    simplified, trouble = _run_isolated(model, timeout_s)
+    trouble: str | None
+    try:
+        simplified, trouble = _run_isolated(model, timeout_s)
+    except Exception as error:  # no room for temporary files, or a model that cannot be read back
+        simplified, trouble = None, first_line(error)
     if simplified is None:
         return model, f"onnxsim not applied: {trouble}"
     remove_dead(simplified.graph)
@@ -106,5 +111,5 @@ def _disagreement(
                 if not difference <= AGREEMENT:
                     return f"outputs differ by {difference:.1e} of the largest"
     except Exception as error:
-        return f"it does not run: {str(error).splitlines()[0][:150]}"
+        return f"it does not run: {first_line(error)}"
     return None

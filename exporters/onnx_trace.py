@@ -18,6 +18,8 @@ from lorita_deploy.errors import BadNetwork
 from lorita_deploy.networks import evaluating
 from lorita_deploy.ports import ExportJob
 
+from .onnx_file import first_line
+
 if TYPE_CHECKING:
     import onnx
     from torch import Tensor, nn
@@ -79,7 +81,7 @@ def _forward(network: nn.Module, examples: Sequence[Tensor], name: str) -> list[
         return list(_flatten(network(*examples)))
     except Exception as error:
         raise BadNetwork(
-            f"the forward pass fails on inputs of shape {[tuple(example.shape) for example in examples]}: {_first_line(error)}",
+            f"the forward pass fails on inputs of shape {[tuple(example.shape) for example in examples]}: {first_line(error)}",
             where=name,
             fix="give the input size that the network expects (--input-size)",
         ) from error
@@ -117,7 +119,7 @@ def _first_that_works(job: ExportJob, network: nn.Module, examples: tuple[Tensor
     elif not find_spec("onnxscript"):
         fix += ", or pip install onnxscript, with which torch.export is tried too"
     raise BadNetwork(
-        f"cannot be written as ONNX opset {job.opset}: " + "; ".join(f"{way}: {_first_line(error)}" for way, error in failures),
+        f"cannot be written as ONNX opset {job.opset}: " + "; ".join(f"{way}: {first_line(error)}" for way, error in failures),
         where=name,
         fix=fix,
     ) from failures[0][1]
@@ -127,7 +129,7 @@ def _through_trace(job: ExportJob, network: nn.Module, examples: tuple[Tensor, .
     import onnx
     import torch
 
-    content = io.BytesIO()
+    content: Any = io.BytesIO()
     torch.onnx.export(
         network,
         examples,
@@ -218,7 +220,3 @@ def _fix_shapes(values: Any, tensors: Sequence[Tensor], dynamic_batch: int | Non
                 shape.dim.add().dim_param = BATCH
             else:
                 shape.dim.add().dim_value = extent
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
