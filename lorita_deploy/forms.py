@@ -12,7 +12,7 @@ spatially separable unfoldings stay full rank).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from .errors import PlanMismatch
 from .records import Geometry
@@ -25,10 +25,13 @@ if TYPE_CHECKING:
     from .records import Choice
 
 
+FormName = Literal["dense", "pair", "narrow", "narrow-pair"]
+
+
 class Form(Protocol):
     """One class per form."""
 
-    name: str
+    name: FormName
 
     def ranks(self, geometry: Geometry, multiple: int) -> tuple[int | None, ...]:
         """The sizes worth offering: multiples of ``multiple`` for which the form has fewer multiply-accumulates than dense."""
@@ -46,7 +49,7 @@ class Form(Protocol):
 class Dense:
     """The layer as it is."""
 
-    name = "dense"
+    name: FormName = "dense"
 
     def ranks(self, geometry: Geometry, multiple: int) -> tuple[int | None, ...]:
         return (None,)
@@ -62,7 +65,7 @@ class Dense:
 class Pair:
     """Two factors of rank r."""
 
-    name = "pair"
+    name: FormName = "pair"
 
     def ranks(self, geometry: Geometry, multiple: int) -> tuple[int | None, ...]:
         m, n = geometry.m, geometry.n
@@ -84,11 +87,15 @@ FORMS: tuple[Form, ...] = (Dense(), Pair())
 
 def form(name: str) -> Form:
     """The form called ``name``. Raises ``KeyError``."""
-    return {each.name: each for each in FORMS}[name]
+    return {str(each.name): each for each in FORMS}[name]
 
 
 def pair_module(layer: nn.Module, rank: int) -> nn.Sequential:
-    """An unfilled pair in place of a Linear, Conv1d or Conv2d: ``0`` is the first factor, ``1`` the second."""
+    """An unfilled pair in place of a Linear, Conv1d or Conv2d: ``0`` is the first factor, ``1`` the second.
+
+    It takes over the layer's hooks, device, type, memory format, training mode and requires_grad.
+    """
+    import torch
     from torch import nn
 
     weight: Tensor = layer.weight  # type: ignore[assignment]
@@ -99,11 +106,31 @@ def pair_module(layer: nn.Module, rank: int) -> nn.Sequential:
     elif isinstance(layer, nn.Conv1d | nn.Conv2d):
         kind = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Conv1d
         shape: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+        shape["padding_mode"] = layer.padding_mode
         first = kind(layer.in_channels, rank, layer.kernel_size, bias=False, **shape, **like)  # type: ignore[arg-type]
         second = kind(rank, layer.out_channels, 1, **like)
     else:
         raise TypeError(f"no pair for a {type(layer).__name__}")
-    return nn.Sequential(first, second).train(layer.training)
+    pair = nn.Sequential(first, second).train(layer.training)
+    if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous():
+        pair = pair.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for parameter in pair.parameters():
+        parameter.requires_grad_(weight.requires_grad)
+    for hooks in _HOOKS:
+        getattr(pair, hooks).update(getattr(layer, hooks))
+    return pair
+
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+"""Where a module keeps the hooks that run around its call; those on its state dict name its own parameters and stay behind."""
 
 
 def fill_pair(pair: nn.Module, first: Tensor, second: Tensor, bias: Tensor) -> None:
@@ -113,9 +140,10 @@ def fill_pair(pair: nn.Module, first: Tensor, second: Tensor, bias: Tensor) -> N
 
     assert isinstance(pair, nn.Sequential)
     with torch.no_grad():
-        for layer, matrix in zip(pair, (first, second), strict=True):
-            layer.weight.copy_(matrix.reshape(layer.weight.shape))
-        pair[1].bias.copy_(bias)
+        for layer, values in zip(pair, (first, second), strict=True):
+            weight = layer.get_parameter("weight")
+            weight.copy_(values.reshape(weight.shape))
+        pair[1].get_parameter("bias").copy_(bias)
 
 
 def install(network: nn.Module, choices: Iterable[Choice]) -> None:
@@ -132,6 +160,9 @@ def install(network: nn.Module, choices: Iterable[Choice]) -> None:
 
 
 def replace_layer(network: nn.Module, name: str, new: nn.Module) -> None:
-    """Put ``new`` where the layer ``name`` was."""
-    parent_name, _, child = name.rpartition(".")
-    setattr(network.get_submodule(parent_name), child, new)
+    """Put ``new`` wherever the layer ``name`` was: a module may be registered under several names."""
+    old = network.get_submodule(name)
+    for parent in list(network.modules()):
+        for child, part in list(parent.named_children()):
+            if part is old:
+                setattr(parent, child, new)

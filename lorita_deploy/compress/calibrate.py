@@ -1,0 +1,273 @@
+"""Real inputs through the dense network: moments of every layer's outputs, and of the loss gradients there.
+
+Each moment is a mean over examples and positions; that is all the compressor needs to know of the data (METHOD, "Choosing
+sizes"), and no matrix is larger than a layer's outputs squared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BadCheckpoint, BadData, BadNetwork, BadRecord
+from ..networks import evaluating, read_weights, weights_digest
+from ..ports import Task
+from ..records import CalibrationRecord, Geometry, LayerCalibration, write_atomically
+from .moments import Criterion, Moments, truncation
+from .spectrum import finite_matrix
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+POSITIONS = 256
+"""Most positions of one example that enter the moments; more are sampled without bias, anew for every batch."""
+ACTIVATION_BYTES = 1_000_000_000
+"""What the kept activations of one forward and backward pass may take; batches are split to stay below it."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What calibration found: the record for planning, the moments for rewriting."""
+
+    record: CalibrationRecord
+    moments: dict[str, Moments]
+
+    def save(self, folder: Path) -> None:
+        """Write ``calibration.json`` and ``calibration.safetensors``."""
+        from safetensors.torch import save
+
+        tensors: dict[str, Tensor] = {}
+        for name, each in self.moments.items():
+            tensors |= {f"{name}|mean": each.mean, f"{name}|covariance": each.covariance, f"{name}|gradient": each.gradient}
+        positions = {name: str(each.positions) for name, each in self.moments.items()}
+        write_atomically(folder / "calibration.safetensors", save(tensors, metadata=positions))
+        self.record.save(folder / "calibration.json")
+
+    @classmethod
+    def load(cls, folder: Path) -> Calibration:
+        """Read what `save` wrote. Raises `BadRecord`, `BadCheckpoint`."""
+        from safetensors import safe_open
+
+        record = CalibrationRecord.load(folder / "calibration.json")
+        path = folder / "calibration.safetensors"
+        tensors = read_weights(path)
+        with safe_open(path, framework="pt") as file:
+            positions = file.metadata() or {}
+        try:
+            moments = {
+                name: Moments(tensors[f"{name}|mean"], tensors[f"{name}|covariance"], tensors[f"{name}|gradient"], int(count))
+                for name, count in sorted(positions.items())
+            }
+        except (KeyError, ValueError) as error:
+            raise BadCheckpoint(f"not the moments of a calibration: {error}", where=path, fix="calibrate again") from error
+        if {each.layer for each in record.layers} != moments.keys():
+            raise BadRecord("record and moments name different layers", where=folder, fix="calibrate again")
+        return cls(record, moments)
+
+
+def calibrate(
+    module: nn.Module,
+    geometries: Mapping[str, Geometry],
+    task: Task,
+    *,
+    samples: int = 512,
+    seed: int = 0,
+    criterion: Criterion = "whitened",
+    draws: int = 2,
+    network_sha256: str | None = None,
+) -> Calibration:
+    """Calibrate the layers of ``geometries`` on up to ``samples`` of the task's calibration inputs.
+
+    ``draws`` gradients are drawn per example. ``network_sha256`` is what the record calls the network (default: the digest of
+    its weights). Raises `BadData` for no, too few or constant inputs and `BadNetwork` for NaN in weights or outputs.
+    """
+    matrices = {name: finite_matrix(module, name) for name in geometries}
+    moments, seen = collect_moments(module, geometries, task, samples=samples, seed=seed, draws=draws)
+    layers = tuple(
+        LayerCalibration(layer=name, loss_at_rank=truncation(matrices[name], moments[name], criterion).loss_at_rank)
+        for name in geometries
+    )
+    record = CalibrationRecord(
+        network_sha256=network_sha256 or weights_digest(module), criterion=criterion, samples=seen, seed=seed, layers=layers
+    )
+    return Calibration(record, moments)
+
+
+def collect_moments(
+    module: nn.Module, geometries: Mapping[str, Geometry], task: Task, *, samples: int, seed: int = 0, draws: int = 2
+) -> tuple[dict[str, Moments], int]:
+    """Moments of the layers of ``geometries``, and how many examples they come from."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    sums = {name: _Sums(geometry, generator) for name, geometry in geometries.items()}
+    per_example = 16 * sum(geometry.m * geometry.positions for geometry in geometries.values())
+    like = next(module.parameters())
+    seen, varied, first = 0, False, None
+    with evaluating(module), _only_activations_need_gradients(module), _watched(module, sums):
+        for inputs in small_batches(task.calibration, max(1, ACTIVATION_BYTES // max(per_example, 1)), samples):
+            first = first or tuple(x[:1].clone() for x in inputs)
+            varied = varied or any(not torch.equal(x, one.expand_as(x)) for x, one in zip(inputs, first, strict=True))
+            with torch.enable_grad():
+                outputs = module(*(x.to(like.device) for x in inputs))
+                _backward(outputs, inputs, task, generator, draws)
+            seen += len(inputs[0])
+    if seen < 2 or not varied:
+        raise BadData(
+            f"calibration needs real, varied inputs; got {seen}" + ("" if seen < 2 else " that are all the same"),
+            where="calibration inputs",
+            fix="give at least a few dozen real images (--calibration DIR)",
+        )
+    return {name: each.moments(name, seen) for name, each in sums.items()}, seen
+
+
+def small_batches(batches: Iterable[tuple[Tensor, ...]], size: int, samples: int) -> Iterator[tuple[Tensor, ...]]:
+    """The first ``samples`` examples of ``batches``, at most ``size`` at a time."""
+    for inputs in batches:
+        for start in range(0, len(inputs[0]), size):
+            part = tuple(x[start : min(start + size, start + samples)] for x in inputs)
+            samples -= len(part[0])
+            yield part
+            if samples <= 0:
+                return
+
+
+# ---------------------------------------------------------------------------------------------- gradients
+
+
+def _backward(outputs: Any, inputs: tuple[Tensor, ...], task: Task, generator: torch.Generator, draws: int) -> None:
+    """Send gradients of each single example's loss back through the network; hooks on the outputs receive them.
+
+    With ``task.loss`` its own gradient, batch mean undone. For logits a draw v with E[v v'] = diag(p) - p p', the covariance of
+    the log-likelihood's gradient under labels drawn from the model: the same Fisher information as sampled labels give, without
+    waiting for the rare labels of a nearly certain network. For any other output v ~ N(0, I), the Gauss-Newton matrix of half
+    the squared error.
+    """
+    import torch
+
+    if task.loss is not None:
+        loss = task.loss(outputs, inputs) * len(inputs[0])
+        loss.backward()  # type: ignore[no-untyped-call]
+        return
+    tensors = [x for x in _float_tensors(outputs) if x.requires_grad]
+    if not tensors:
+        raise BadNetwork(
+            "no gradient reaches the layers from the network's output",
+            where="calibration",
+            fix="forward must not run under torch.no_grad(), and must return tensors",
+        )
+    logits = len(tensors) == 1 and tensors[0].ndim == 2 and tensors[0].shape[1] > 1
+    for draw in range(draws):
+        directions = [torch.randn(x.shape, generator=generator).to(x.device, x.dtype) for x in tensors]
+        if logits:
+            p = tensors[0].detach().float().softmax(1)
+            noise = p.sqrt() * directions[0]
+            directions = [(noise - p * (p.sqrt() * noise).sum(1, keepdim=True)).to(tensors[0].dtype)]
+        torch.autograd.backward(tensors, directions, retain_graph=draw + 1 < draws)
+
+
+def _float_tensors(outputs: Any) -> list[Tensor]:
+    """The floating-point tensors of a network's output, however nested."""
+    import torch
+
+    if isinstance(outputs, torch.Tensor):
+        return [outputs] if outputs.is_floating_point() else []
+    if isinstance(outputs, Mapping):
+        outputs = outputs.values()
+    if isinstance(outputs, Iterable) and not isinstance(outputs, str):
+        return [tensor for part in outputs for tensor in _float_tensors(part)]
+    return []
+
+
+@contextmanager
+def _only_activations_need_gradients(module: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient inside: half the work of a backward pass, and nothing is left behind."""
+    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in asking:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
+
+
+# ---------------------------------------------------------------------------------------------- sums over outputs
+
+
+class _Sums:
+    """Running first and second moments of one layer's outputs and gradients.
+
+    Products are float32 on the network's device, of values shifted by the first batch's mean so that nothing cancels; totals
+    are float64 on the CPU.
+    """
+
+    def __init__(self, geometry: Geometry, generator: torch.Generator) -> None:
+        import torch
+
+        self.linear = geometry.kind == "linear"
+        self.generator = generator
+        self.shift: Tensor | None = None
+        self.applied = self.count = self.gradients = 0
+        self.total = torch.zeros(geometry.m, dtype=torch.float64)
+        self.square = torch.zeros(geometry.m, geometry.m, dtype=torch.float64)
+        self.gradient = torch.zeros_like(self.square)
+
+    def hook(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        import torch
+
+        values = self._by_position(output.detach())
+        picked = torch.randperm(values.shape[1], generator=self.generator)[:POSITIONS].to(output.device)
+        rows = values[:, picked].flatten(0, 1).float()
+        self.applied += values.shape[0] * values.shape[1]
+        if self.shift is None:
+            self.shift = rows.mean(0)
+        rows = rows - self.shift
+        self.count += len(rows)
+        self.total += rows.sum(0).double().cpu()
+        self.square += (rows.T @ rows).double().cpu()
+        if not output.requires_grad:  # the first layers: gradients need flow no further back than here
+            output = output.detach().requires_grad_().clone()
+
+        def receive(gradient: Tensor) -> None:
+            rows = self._by_position(gradient)[:, picked].flatten(0, 1).float()
+            self.gradients += len(rows)
+            self.gradient += (rows.T @ rows).double().cpu()
+
+        output.register_hook(receive)  # type: ignore[no-untyped-call]
+        return output
+
+    def _by_position(self, values: Tensor) -> Tensor:
+        """(N, m, ...) of a convolution or (N, ..., m) of a linear layer to (N, positions, m)."""
+        return values.reshape(len(values), -1, values.shape[-1]) if self.linear else values.flatten(2).transpose(1, 2)
+
+    def moments(self, name: str, examples: int) -> Moments:
+        """Raises `BadNetwork` for outputs that are not finite."""
+        import torch
+
+        assert self.shift is not None, name
+        mean = self.total / self.count
+        covariance = self.square / self.count - torch.outer(mean, mean)
+        gradient = self.gradient / max(self.gradients, 1)
+        if not (torch.isfinite(covariance).all() and torch.isfinite(gradient).all()):
+            raise BadNetwork(
+                f"outputs or gradients of {name} are NaN or infinite on the calibration inputs",
+                where=name,
+                fix="check the network and the preprocessing of the calibration inputs",
+            )
+        shifted = mean + self.shift.double().cpu()
+        return Moments(shifted.float(), covariance.float(), gradient.float(), self.applied // examples)
+
+
+@contextmanager
+def _watched(module: nn.Module, sums: Mapping[str, _Sums]) -> Iterator[None]:
+    handles = [module.get_submodule(name).register_forward_hook(each.hook) for name, each in sums.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

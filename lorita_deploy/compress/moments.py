@@ -1,0 +1,142 @@
+"""What a calibration knows of one layer, and the best layer of lower rank that follows from it.
+
+Legend, after METHOD's letters: W (m, n) the weight, m outputs, n = inputs * kernel size, r the rank; y = W x + b a layer's
+output at one position; S (m, m) the centred second moment of y; G (m, m) the second moment of the loss gradient at y.
+
+Every criterion gives the same thing, a `Truncation`: vectors in the space of outputs such that for each r
+
+    W_r = left[:, :r] @ right[:r] @ W        and        right @ left = identity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Criterion = Literal["whitened", "svd", "paper"]
+
+DAMPING = 1e-2
+"""Added to G's eigenvalues, as a share of their mean: G is an estimate from few samples, and a direction in which no
+gradient was seen must not be thought free."""
+RIDGE = 1e-4
+"""Share of W W' (the second moment on white inputs, scaled to S's trace) mixed into S when directions are chosen: it orders
+the directions in which the calibration inputs did not vary. Predicted losses are computed with S itself."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Moments of one layer's outputs over calibration inputs and positions, float32 on the CPU."""
+
+    mean: Tensor
+    """(m,) of the outputs, bias included."""
+    covariance: Tensor
+    """(m, m) centred second moment S of the outputs."""
+    gradient: Tensor
+    """(m, m) second moment G of the gradient of one example's loss."""
+    positions: int
+    """How often the layer is applied to one example."""
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """Nested subspaces of a layer's outputs, best first, k = min(m, n) directions; float64."""
+
+    left: Tensor
+    """(m, k)"""
+    right: Tensor
+    """(k, m)"""
+    loss_at_rank: tuple[float, ...]
+    """Predicted loss increase at rank 0, 1, ..., m; never increasing, 0 from rank k on."""
+
+
+def truncation(weight: Tensor, moments: Moments | None, criterion: Criterion) -> Truncation:
+    """The best rank-r weights for all r at once. ``weight (m, n)``.
+
+    ``whitened``
+        Least predicted loss 1/2 * positions * tr(G E), E = (I - T) S (I - T)' with T = left_r right_r. With P the square root
+        of the damped G, right = U' P and left = P^-1 U for the eigenvectors U of P S P; the loss is half the sum of the
+        dropped eigenvalues times positions. Equal to the whitened SVD of P W C^(1/2), C = E[x x'], which is never formed.
+    ``svd``
+        Left singular vectors of W, as if inputs were white and all outputs mattered equally; the loss is the same formula,
+        1/2 * positions * tr(G E), for these directions, so that the two criteria compare.
+    ``paper``
+        The same vectors; the loss is the dropped share (sigma / sigma_max)^2, one scale for all layers whatever they do:
+        a threshold on normalised singular values common to the whole network, in no unit of loss.
+
+    Without moments: singular vectors, and the ``paper`` loss.
+    """
+    import torch
+
+    matrix = weight.detach().to("cpu", torch.float64)
+    m = len(matrix)
+    basis, singular = _left_singular(matrix)
+    if moments is None or criterion == "paper":
+        relative = (singular / singular[0].clamp_min(torch.finfo(torch.float64).tiny)) ** 2
+        return Truncation(basis, basis.T, _loss_curve(_tail_sums(relative), m))
+
+    S = basis.T @ moments.covariance.double() @ basis
+    G = basis.T @ moments.gradient.double() @ basis
+    G = G + torch.eye(len(G), dtype=G.dtype) * (DAMPING * G.diagonal().mean() + torch.finfo(torch.float32).tiny)
+    half = moments.positions / 2
+    if criterion == "svd":
+        return Truncation(basis, basis.T, _loss_curve(half * _tail_sums_2d(G * S), m))
+
+    white = singular**2 * (RIDGE * S.diagonal().sum() / (singular**2).sum().clamp_min(torch.finfo(torch.float64).tiny))
+    values, vectors = torch.linalg.eigh(G)
+    root = (vectors * values.sqrt()) @ vectors.T
+    inverse = (vectors / values.sqrt()) @ vectors.T
+    _, U = torch.linalg.eigh(root @ (S + torch.diag(white)) @ root)
+    U = U.flip(1)  # descending
+    kept = ((root @ U) * (S @ root @ U)).sum(0).clamp_min(0)  # U' P S P U, its diagonal
+    return Truncation(basis @ inverse @ U, U.T @ root @ basis.T, _loss_curve(half * _tail_sums(kept), m))
+
+
+def singular_values(matrix: Tensor) -> Tensor:
+    """Singular values (k,) of ``matrix (m, n)``, k = min(m, n), descending, float64.
+
+    From the eigenvalues of the smaller Gram matrix in float64: exact to 1e-8 of the largest, and many times cheaper than an
+    SVD when the sides differ.
+    """
+    import torch
+
+    matrix = matrix.detach().double()
+    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    squares: Tensor = torch.linalg.eigvalsh(gram)
+    return squares.flip(0).clamp_min(0).sqrt()
+
+
+def _left_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Left singular vectors (m, k) and values (k,) of ``matrix (m, n)``, descending."""
+    import torch
+
+    m, n = matrix.shape
+    if m > n:
+        Q, R = torch.linalg.qr(matrix)
+        vectors, singular = _left_singular(R)
+        return Q @ vectors, singular
+    values, vectors = torch.linalg.eigh(matrix @ matrix.T)
+    return vectors.flip(1), values.flip(0).clamp_min(0).sqrt()
+
+
+def _tail_sums(terms: Tensor) -> Tensor:
+    """``terms (k,)`` to (k+1,): the sum of what is dropped at rank 0, ..., k."""
+    import torch
+
+    return torch.cat([terms.flip(0).cumsum(0).flip(0), terms.new_zeros(1)])
+
+
+def _tail_sums_2d(terms: Tensor) -> Tensor:
+    """``terms (k, k)`` to (k+1,): sums over the trailing blocks, made never increasing."""
+    import torch
+
+    blocks = terms.flip(0, 1).cumsum(0).cumsum(1).diagonal().cummax(0).values.clamp_min(0)
+    return torch.cat([blocks.flip(0), terms.new_zeros(1)])
+
+
+def _loss_curve(tails: Tensor, m: int) -> tuple[float, ...]:
+    """Padded to rank m, with the six digits that a prediction can bear."""
+    values = [float(f"{value:.6g}") for value in tails.tolist()]
+    return tuple(values + [0.0] * (m + 1 - len(values)))

@@ -1,0 +1,79 @@
+"""Gives the layers of a copy of the network the forms that were chosen, filled so that the outputs change least."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from ..errors import BadNetwork, PlanMismatch
+from ..forms import fill_pair, form, replace_layer
+from ..records import Choice
+from .moments import Criterion, Moments, truncation
+from .spectrum import finite_matrix
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def rewrite(
+    module: nn.Module, choices: Iterable[Choice], moments: Mapping[str, Moments] | None, *, criterion: Criterion = "whitened"
+) -> nn.Module:
+    """A deep copy of ``module`` in the forms of ``choices``; ``module`` itself is left as it is.
+
+    Hooks, device, type, memory format, training mode and requires_grad of a replaced layer pass to what replaces it. Without
+    moments: plain SVD and the old bias. Raises `BadNetwork` (cannot be copied, NaN weights) and `PlanMismatch` (no such layer).
+    """
+    network = duplicate(module)
+    present = dict(network.named_modules())
+    for choice in choices:
+        if choice.layer not in present:
+            raise PlanMismatch(f"the plan names a layer that the network lacks: {choice.layer}", where=choice.layer)
+        if choice.form == "pair":
+            assert choice.rank is not None
+            rewrite_layer(network, choice.layer, choice.rank, moments.get(choice.layer) if moments else None, criterion)
+    return network
+
+
+def duplicate(module: nn.Module) -> nn.Module:
+    """A deep copy. Raises `BadNetwork`."""
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:
+        raise BadNetwork(
+            f"the network cannot be copied (copy.deepcopy): {error}",
+            where=type(module).__name__,
+            fix="keep open files, locks, generators and non-leaf tensors out of the module, or give it a __deepcopy__",
+        ) from error
+
+
+def rewrite_layer(network: nn.Module, name: str, rank: int, moments: Moments | None, criterion: Criterion) -> None:
+    """Replace the layer ``name`` of ``network`` by its best pair of ``rank``, in place."""
+    layer = network.get_submodule(name)
+    matrix = finite_matrix(network, name)
+    first, second, bias = factors(matrix, layer.bias, rank, moments, criterion)  # type: ignore[arg-type]
+    pair = form("pair").build(layer, rank)
+    fill_pair(pair, first, second, bias)
+    replace_layer(network, name, pair)
+
+
+def factors(
+    matrix: Tensor, bias: Tensor | None, rank: int, moments: Moments | None, criterion: Criterion
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``first (r, n)``, ``second (m, r)`` and the new bias ``(m,)``, float64, for the weight ``matrix (m, n)``.
+
+    Balanced: row j of first and column j of second have the same norm, so that neither leaves the range of fp16 nor wastes the
+    steps of int8. The bias keeps the mean output: b + (I - T)(E[y] - b), T = second first of the outputs.
+    """
+    import torch
+
+    best = truncation(matrix, moments, criterion)
+    left, right = best.left[:, :rank], best.right[:rank]
+    first, second = right @ matrix.double().cpu(), left
+    scale = (second.norm(dim=0) / first.norm(dim=1).clamp_min(1e-30)).sqrt()
+    scale = torch.where(first.norm(dim=1) > 1e-12 * matrix.norm().item(), scale, torch.ones_like(scale))
+    old = torch.zeros(len(matrix), dtype=torch.float64) if bias is None else bias.detach().double().cpu()
+    if moments is None:
+        return scale[:, None] * first, second / scale, old
+    mean = moments.mean.double() - old
+    return scale[:, None] * first, second / scale, old + mean - left @ (right @ mean)
