@@ -11,11 +11,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..compress.plan import Solution, solve
+from ..compress.plan import Objective, Solution, dense, fastest, solve
 from ..records import Accuracy, Candidate, PriceTable, Probe
 
-MOST_PROBES = 8
-"""Nine steps of bisection resolve a ten-fold speed-up to about 1 %; the staircase of aligned ranks is coarser than that."""
+MOST_PROBES = 9
+RESOLUTION = 1.01
+"""Eight steps of bisection resolve a ten-fold speed-up to 1 %; the staircase of aligned ranks is coarser than that."""
 
 
 @dataclass
@@ -27,31 +28,28 @@ class Search:
     judge: Callable[[Solution], Accuracy]
     dense_accuracy: Accuracy
     max_drop: float
-    objective: str = "latency"
+    objective: Objective = "latency"
     progress: Callable[[float, float, str], None] = lambda done, total, text: None
     probes: list[Probe] = field(default_factory=list)
     judged: dict[tuple[object, ...], Accuracy] = field(default_factory=dict)
 
     def run(self) -> Solution:
-        """Bisect. The dense network is always acceptable."""
-        dense = solve(self.candidates, self.prices, budget_us=None, objective=self.objective)
-        fastest = solve(self.candidates, self.prices, budget_us=0.0, objective=self.objective)
-        best = dense
-        low, high = fastest.predicted_us, dense.predicted_us
-        if self._accepts(low, fastest):
-            return fastest
-        while len(self.probes) < MOST_PROBES and high / low > 1.01:
+        """Bisect on the cost (microseconds, or a count for other objectives). The dense network is always acceptable."""
+        best = dense(self.candidates, self.prices, self.objective)
+        quickest = fastest(self.candidates, self.prices, self.objective)
+        if self._accepts(quickest.cost, quickest):
+            return quickest
+        low, high = quickest.cost, best.cost
+        while len(self.probes) < MOST_PROBES and high / low > RESOLUTION:
             middle = math.sqrt(low * high)
             solution = solve(self.candidates, self.prices, budget_us=middle, objective=self.objective)
-            if solution.predicted_us >= high:
-                break
             if self._accepts(middle, solution):
-                best, high = solution, min(middle, solution.predicted_us)
+                best, high = solution, min(middle, solution.cost)
             else:
                 low = middle
         return best
 
-    def _accepts(self, budget_us: float, solution: Solution) -> bool:
+    def _accepts(self, budget: float, solution: Solution) -> bool:
         signature = tuple((choice.layer, choice.form, choice.rank) for choice in solution.choices)
         if signature not in self.judged:
             self.progress(len(self.probes), MOST_PROBES, f"{solution.predicted_us / 1e3:.3g} ms predicted")
@@ -60,7 +58,7 @@ class Search:
         accepted = found.value >= self.dense_accuracy.value - self.max_drop / 100 - 1e-12
         self.probes.append(
             Probe(
-                budget_us=budget_us,
+                budget_us=budget if self.objective == "latency" else solution.predicted_us,
                 predicted_us=solution.predicted_us,
                 predicted_loss=solution.predicted_loss,
                 accuracy=found,
