@@ -47,7 +47,7 @@ def torchvision(name: str) -> ModelSpec:
 
 
 def timm(name: str) -> ModelSpec:
-    """The timm classifier called ``name``, such as ``resnet18`` or ``vit_tiny_patch16_224.augreg_in21k``. Raises `UnknownName`."""
+    """The timm classifier called ``name``, e.g. ``resnet18`` or ``resnet18.a1_in1k``. Raises `UnknownName`, `BadNetwork`."""
     try:
         import timm as library
     except ImportError as error:

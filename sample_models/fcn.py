@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from lorita_deploy.ports import ModelSpec
@@ -14,7 +16,7 @@ class FullyConnected(nn.Module):
     def __init__(self, classes: int, input_size: int, width: int = 512, hidden: int = 4) -> None:
         super().__init__()
         widths = [input_size * input_size, *[width] * hidden]
-        self.hidden = nn.ModuleList(nn.Linear(n, m) for n, m in zip(widths, widths[1:], strict=False))
+        self.hidden = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise(widths))
         self.head = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:

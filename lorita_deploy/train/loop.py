@@ -136,10 +136,14 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
 
 
 def bf16_pays(device: torch.device) -> bool:
-    """Whether mixed precision is faster there: GPUs with bfloat16, and CPUs with matrix tiles (AMX)."""
+    """Whether mixed precision is faster there: GPUs with bfloat16, and CPUs with instructions for it.
+
+    AMX gives 2.2-2.5x; AVX512-BF16 gave 1.4x on VGG16, 1.3x on ResNet20, 1.4-1.6x on the ViT (two EPYC cores, channels-last).
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 # ---------------------------------------------------------------------------------------------- one epoch
