@@ -1,0 +1,52 @@
+"""report.md: the whole build on one page, provenance first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..records import BuildReport
+from . import facts, networks, proofs, words
+from .table import Table
+
+
+def render(report: BuildReport) -> str:
+    """The text of ``report.md``. Its first line says where the times come from."""
+    return "\n\n".join(_sections(report)) + "\n"
+
+
+def _sections(report: BuildReport) -> Iterator[str]:
+    yield words.provenance(report)
+    yield f"# {report.model} for {report.target}"
+    yield f"**{report.headline}**"
+    for missed in report.missed:
+        yield f"**Missed:** {missed}"
+    yield _drawn(facts.summary(report), heading="Dense and shipped")
+    if report.receipt:
+        receipt = report.receipt
+        yield _drawn(proofs.latency(receipt), heading=f"Latency on `{receipt.host.kind}`")
+        yield _drawn(proofs.ratios(receipt), heading="Interleaved race")
+        yield from (f"> {warning}" for warning in receipt.warnings)
+    yield _drawn(networks.layers(report.plan, report.collapsed), heading="Layers")
+    if report.left_alone:
+        yield _drawn(networks.left_alone(report.left_alone), heading="Left alone")
+    if report.plan.probes:
+        yield _drawn(networks.probes(report.plan), heading="How the budget was searched")
+    yield _drawn(proofs.fidelity(report.fidelity), heading="Artifact against torch")
+    yield _drawn(facts.environment(report.host), heading="Environment")
+    yield _drawn(facts.hashes(report), heading="Hashes (sha256)")
+    yield _drawn(facts.stages(report.stages), heading="Stages")
+    notes = [*report.plan.notes, *report.notes]
+    if notes:
+        yield "## Notes\n\n" + "\n".join(f"* {note}" for note in notes)
+
+
+def _drawn(table: Table, heading: str) -> str:
+    head = [column.removeprefix(">") for column in table.columns]
+    rules = ["---:" if column.startswith(">") else "---" for column in table.columns]
+    lines = [_line(head), _line(rules), *(_line(row) for row in table.rows)]
+    note = f"\n\n{table.note}" if table.note else ""
+    return f"## {heading}\n\n" + "\n".join(lines) + note
+
+
+def _line(cells: tuple[str, ...] | list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

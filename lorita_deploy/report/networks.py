@@ -1,0 +1,125 @@
+"""Tables of networks and plans: what each layer is, and what it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..forms import form
+from ..records import Candidate, Choice, CollapsedRecord, Geometry, Layer, LeftAlone, Plan, PriceTable, TrainRecord
+from . import words
+from .table import Table
+
+NUMERICAL_RANK = 1e-3
+"""Singular values above this share of the largest count (METHOD: the authors' threshold)."""
+
+
+def layers(
+    plan: Plan,
+    collapsed: CollapsedRecord | None = None,
+    *,
+    candidates: Iterable[Candidate] = (),
+    prices: PriceTable | None = None,
+    changed_only: bool = False,
+) -> Table:
+    """What each layer becomes, at what size, predicted loss and time; the why where the prices are at hand.
+
+    Times are shown where they were measured or tabled; an estimate is shown as a share and a ratio only.
+    """
+    known = {layer.name: layer for layer in collapsed.layers} if collapsed else {}
+    offers = _offers(candidates, prices)
+    estimated = plan.provenance == "estimated"
+    rows = []
+    for choice in plan.choices:
+        if changed_only and choice.form == "dense":
+            continue
+        layer = known.get(choice.layer)
+        row = [choice.layer, choice.form, words.rank(choice), *_sizes(choice, layer), words.number(choice.predicted_loss, 2)]
+        if estimated:
+            row += [f"{100 * choice.dense_us / plan.dense_us:.1f} %", words.number(choice.us / choice.dense_us, 2)]
+        else:
+            row += [words.number(choice.dense_us), words.number(choice.us)]
+        if prices:
+            row.append(words.why(choice, offers.get(choice.layer, {})))
+        rows.append(tuple(row))
+    columns = ["layer", "form", ">rank", "geometry", ">numerical rank", ">params", ">MACs", ">predicted loss"]
+    columns += [">share of dense time", ">time over dense"] if estimated else [">dense us", ">us"]
+    columns += ["why"] if prices else []
+    note = f"times {plan.provenance}; solver: {plan.solver}"
+    return Table(f"{len(plan.changed())} of {len(plan.choices)} layers change form", tuple(columns), tuple(rows), note)
+
+
+def _sizes(choice: Choice, layer: Layer | None) -> tuple[str, str, str, str]:
+    if layer is None:
+        return ("", "", "", "")
+    params, macs = form(choice.form).cost(layer.geometry, choice.rank)
+    return (words.geometry(layer.geometry), numerical_rank(layer), words.amount(params), words.amount(macs))
+
+
+def numerical_rank(layer: Layer) -> str:
+    """Singular values that count, of how many."""
+    largest = layer.spectrum[0] if layer.spectrum else 0.0
+    counted = sum(value > NUMERICAL_RANK * largest for value in layer.spectrum)
+    return f"{counted}/{len(layer.spectrum)}"
+
+
+def _offers(candidates: Iterable[Candidate], prices: PriceTable | None) -> dict[str, dict[int | None, tuple[float, float]]]:
+    """Layer to rank to (time over dense time, predicted loss) of everything but dense."""
+    if prices is None:
+        return {}
+    us = {price.candidate: price.us for price in prices.times}
+    known = [candidate for candidate in candidates if candidate.key in us]
+    dense = {candidate.layer: us[candidate.key] for candidate in known if candidate.form == "dense"}
+    found: dict[str, dict[int | None, tuple[float, float]]] = {}
+    for candidate in known:
+        if candidate.form != "dense" and dense.get(candidate.layer):
+            ratio = us[candidate.key] / dense[candidate.layer]
+            found.setdefault(candidate.layer, {})[candidate.rank] = (ratio, candidate.predicted_loss)
+    return found
+
+
+def probes(plan: Plan) -> Table:
+    """The plans that were built and judged while the budget was searched."""
+    rows = [
+        (
+            words.times(plan.dense_us / probe.predicted_us),
+            words.right(probe.accuracy),
+            "kept" if probe.accepted else "too lossy",
+        )
+        for probe in plan.probes
+    ]
+    return Table("Search", (">predicted speed-up", "judged", ""), tuple(rows))
+
+
+def network(collapsed: CollapsedRecord) -> Table:
+    """The layers of the dense network."""
+    rows = [
+        (layer.name, words.geometry(layer.geometry), *_matrix(layer.geometry), numerical_rank(layer))
+        for layer in collapsed.layers
+    ]
+    size = f"{collapsed.params:,} parameters, {words.amount(collapsed.macs)} multiply-adds"
+    note = f"{size}, collapse error {collapsed.collapse_error:.1e}"
+    return Table(f"{collapsed.model}, collapsed", ("layer", "geometry", ">m", ">n", ">numerical rank"), tuple(rows), note)
+
+
+def _matrix(geometry: Geometry) -> tuple[str, str]:
+    return f"{geometry.m:,}", f"{geometry.n:,}"
+
+
+def training(record: TrainRecord) -> Table:
+    """One row each epoch."""
+    rows = [
+        (
+            f"{epoch.epoch}{' *' if epoch.epoch == record.best_epoch else ''}",
+            words.number(epoch.train_loss),
+            words.right(epoch.validation),
+            f"{100 * epoch.rank_fraction:.0f} %",
+            f"{epoch.images_per_s:,.0f}",
+        )
+        for epoch in record.epochs
+    ]
+    title = f"{record.model}, N = {record.recipe.depth}, {len(record.factored)} layers factored, on {record.device}"
+    return Table(title, (">epoch", ">loss", "validation", ">rank kept", ">images/s"), tuple(rows), "* best by validation")
+
+
+def left_alone(layers: Iterable[LeftAlone]) -> Table:
+    return Table("Left alone", ("layer", "reason"), tuple((each.layer, each.reason) for each in layers))

@@ -1,0 +1,88 @@
+"""Tables of proof: times, ratios, fidelity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..records import Comparison, Fidelity, Receipt
+from . import words
+from .table import Table
+
+
+def latency(receipt: Receipt) -> Table:
+    """Every artifact's distribution, in milliseconds."""
+    rows = [
+        (
+            series.name,
+            words.number(series.median_ms),
+            "-".join(words.number(end, 4) for end in series.median_ci95_ms),
+            words.percentile(series.p90_ms, series),
+            words.percentile(series.p95_ms, series),
+            words.percentile(series.p99_ms, series),
+            f"{series.n:,}",
+            f"{100 * series.spread:.1f} %",
+            words.number(series.first_ms),
+            words.megabytes(series.peak_memory_bytes),
+            words.megabytes(series.file_bytes),
+        )
+        for series in receipt.series
+    ]
+    columns = (
+        "artifact",
+        ">median ms",
+        ">95 % interval",
+        ">p90",
+        ">p95",
+        ">p99",
+        ">n",
+        ">spread",
+        ">first",
+        ">memory",
+        ">file",
+    )
+    return Table(
+        f"Latency on {receipt.host.machine}", columns, tuple(rows), f"{words.setting(receipt)}; started {receipt.started}"
+    )
+
+
+def ratios(receipt: Receipt) -> Table:
+    """The interleaved comparisons."""
+    rows = [(ratio.candidate, ratio.baseline, words.speed(ratio), f"{ratio.n:,}") for ratio in receipt.ratios]
+    return Table("Interleaved race", ("candidate", "baseline", "result", ">pairs"), tuple(rows))
+
+
+def fidelity(checks: Iterable[Fidelity]) -> Table:
+    """Artifact against torch."""
+    rows = [
+        (
+            check.role,
+            f"{check.examples} {check.inputs}",
+            f"{check.max_abs:.1e}",
+            f"{check.max_rel:.1e}",
+            f"{check.tolerance:.0e}",
+            f"{check.cosine:.6f}",
+            f"{100 * check.top1_agreement:.1f} %",
+            "passed" if check.passed else "FAILED",
+        )
+        for check in checks
+    ]
+    columns = ("artifact", "inputs", ">max abs", ">max rel", ">tolerance", ">cosine", ">top-1 agrees", "")
+    return Table("Artifact against torch", columns, tuple(rows))
+
+
+def comparison(found: Comparison) -> Table:
+    """Two receipts, series by series."""
+    rows = [
+        (
+            change.name,
+            words.number(change.before_ms),
+            words.number(change.after_ms),
+            f"{100 * change.change:+.1f} %",
+            f"{100 * change.ci95[0]:+.1f} % to {100 * change.ci95[1]:+.1f} %",
+            change.verdict,
+        )
+        for change in found.changes
+    ]
+    columns = ("artifact", ">A ms", ">B ms", ">change", ">95 % interval", "verdict")
+    note = "; ".join(found.differences) and f"different environments: {'; '.join(found.differences)}"
+    return Table(f"B against A, tolerance {100 * found.tolerance:.0f} %", columns, tuple(rows), note)

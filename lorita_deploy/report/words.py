@@ -1,0 +1,131 @@
+"""Single facts in words, so that every medium says them alike and none says more than was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..records import Accuracy, BuildReport, Choice, Geometry, Host, LatencyRatio, LatencySeries, Receipt
+
+UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def number(value: float, digits: int = 3) -> str:
+    """``digits`` significant digits without an exponent, as long as that is readable: 0.0123, 4.56, 1,230."""
+    if value == 0:
+        return "0"
+    if abs(value) < 1e-3:
+        return f"{value:.{digits - 1}e}"
+    text = f"{float(f'{value:.{digits}g}'):,.12f}"
+    whole, _, decimals = text.partition(".")
+    significant = digits - len(whole.lstrip("-0").replace(",", ""))
+    if significant <= 0:
+        return whole
+    zeros = len(decimals) - len(decimals.lstrip("0")) if whole.strip("-") == "0" else 0
+    return f"{whole}.{decimals[: significant + zeros]}"
+
+
+def amount(value: float) -> str:
+    """With a decimal prefix: 14.7 M."""
+    for scale, prefix in UNITS:
+        if abs(value) >= scale:
+            return f"{number(value / scale)} {prefix}"
+    return f"{value:,.0f}"
+
+
+def megabytes(size: float | None) -> str:
+    return "unknown" if size is None else f"{number(size / 1e6)} MB"
+
+
+def times(ratio: float) -> str:
+    """A ratio of dense over other: 3.42x."""
+    return f"{ratio:.2f}x"
+
+
+def right(found: Accuracy) -> str:
+    """For example ``352 of 360 test images (97.78 %)``."""
+    if found.metric == "score":
+        return f"score {found.value:.4g} on {found.split} data"
+    verb = "agree with dense" if found.metric == "agreement" else "right"
+    return f"{found.correct:,.0f} of {found.total:,} {found.split} images {verb} ({100 * found.value:.2f} %)"
+
+
+def right_change(dense: Accuracy, found: Accuracy) -> str:
+    """For example ``right: 352 -> 350 of 360 test images``."""
+    if found.metric == "score":
+        return f"score {dense.value:.4g} -> {found.value:.4g}"
+    what = "agree with dense" if found.metric == "agreement" else "right"
+    return f"{what}: {dense.correct:,.0f} -> {found.correct:,.0f} of {found.total:,} {found.split} images"
+
+
+def speed(found: LatencyRatio) -> str:
+    """A speed-up is claimed only where the interval says so: ``3.42x faster (95 % interval 3.38-3.47)``."""
+    low, high = 1 / found.ci95[1], 1 / found.ci95[0]
+    interval = f"95 % interval {low:.2f}-{high:.2f}"
+    if found.faster:
+        return f"{found.speedup:.2f}x faster ({interval})"
+    if low <= 1 <= high:
+        return f"as fast as {found.baseline} ({interval})"
+    return f"{found.ratio:.2f}x the time of {found.baseline} ({interval})"
+
+
+def host(found: Host) -> str:
+    memory = f", {found.memory_bytes / 2**30:.1f} GiB" if found.memory_bytes else ""
+    return f"{found.machine} ({found.cores} cores{memory}, {found.system})"
+
+
+def setting(receipt: Receipt) -> str:
+    """How the runtime was set: one line."""
+    found = receipt.settings
+    version = receipt.host.versions.get(found.runtime, "")
+    threads = "1 thread" if found.threads == 1 else f"{found.threads} threads"
+    spinning = "spinning" if found.spinning else "no spinning"
+    return f"{found.runtime} {version}, {threads}, batch {found.batch}, graph level {found.graph_level}, {spinning}"
+
+
+def percentile(value: float | None, series: LatencySeries) -> str:
+    """A tail percentile; ``n/a`` where there were too few samples to know it."""
+    return number(value) if value is not None else f"n/a (n={series.n})"
+
+
+def provenance(report: BuildReport) -> str:
+    """The first line of every report: where its times come from."""
+    local = report.receipt.host.kind if report.receipt else report.host.kind
+    if report.provenance == "measured":
+        where = host(report.receipt.host) if report.receipt else host(report.host)
+        return f"Times on {report.target} are MEASURED, on this machine: {where}."
+    here = report.receipt.ratios[0] if report.receipt and report.receipt.ratios else None
+    measured = f" Measured on the machine that built (`{local}`): {speed(here)}." if here else ""
+    ratio = report.estimated_ratio
+    if report.provenance == "tabled":
+        return f"Times on {report.target} are TABLED, measured earlier on a device of that kind.{measured}"
+    estimate = f"estimated {times(1 / ratio)} faster than dense; " if ratio else ""
+    return (
+        f"Times on {report.target} are ESTIMATED, not measured: {estimate}no board was asked."
+        f"{measured} The bundle's runner decides on the board."
+    )
+
+
+def geometry(found: Geometry) -> str:
+    """For example ``conv 3x3/2 64->128 @16x16``."""
+    at = f" @{'x'.join(map(str, found.out_shape))}" if found.out_shape else ""
+    if found.kind == "linear":
+        return f"linear {found.in_channels}->{found.out_channels}{at}"
+    kernel = "x".join(map(str, found.kernel))
+    stride = f"/{max(found.stride)}" if found.stride and max(found.stride) > 1 else ""
+    return f"conv {kernel}{stride} {found.in_channels}->{found.out_channels}{at}"
+
+
+def rank(choice: Choice) -> str:
+    return str(choice.rank) if choice.rank else "full"
+
+
+def why(choice: Choice, offers: Mapping[int | None, tuple[float, float]]) -> str:
+    """Why a layer got its form. ``offers``: rank to (time over dense time, predicted loss) of the other candidates."""
+    if choice.form != "dense":
+        return f"{times(choice.dense_us / choice.us)} faster than dense" if choice.us else "chosen"
+    if not offers:
+        return "nothing smaller was offered"
+    best_rank, (ratio, loss) = min(offers.items(), key=lambda offer: offer[1][0])
+    if ratio >= 1:
+        return f"every pair is slower (best: rank {best_rank}, {ratio:.2f}x the time)"
+    return f"faster pairs lose too much (rank {best_rank}: {ratio:.2f}x the time, predicted loss {number(loss, 2)})"
