@@ -177,7 +177,11 @@ def _folder(path: Path, shape: Shape, seed: int) -> Dataset:
 def _class_folders(place: Path, classes: tuple[str, ...], shape: Shape) -> Split:
     foreign = sorted(each.name for each in place.iterdir() if each.is_dir() and each.name not in classes and find_images(each))
     if foreign:
-        raise BadData(f"{place.name}/ has classes that train/ lacks: {', '.join(foreign[:5])}", where=place)
+        raise BadData(
+            f"{place.name}/ has classes that train/ lacks: {', '.join(foreign[:5])}",
+            where=place,
+            fix="name the class folders alike, or add training images of these classes",
+        )
     paths: list[Path] = []
     labels: list[int] = []
     for k, each in enumerate(classes):
