@@ -1,0 +1,159 @@
+"""build, and its beginnings: train, plan, compress, export run the same stages up to theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..pipeline.options import BuildOptions
+from ..records import ArtifactList, BuildReport, CompressedRecord, Document, Plan, TrainRecord
+from ..report import facts, networks, proofs
+from ..report.table import Table
+from .options import BuildCommand, chosen, with_build_options
+from .screen import Screen, with_screen
+
+MISSED = 1
+"""Exit code where a demand was not met."""
+
+
+def _of_the_family(name: str) -> Callable[..., click.Command]:
+    """A command with all options of a build."""
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        dry_run = click.option(
+            "--dry-run", is_flag=True, help="Only show the stages, what is cached, and what would be written."
+        )
+        return click.command(name, cls=BuildCommand)(with_build_options(dry_run(with_screen(function))))
+
+    return decorate
+
+
+@_of_the_family("build")
+def build(screen: Screen, dry_run: bool, config: Path | None, **given: Any) -> None:
+    """The whole job: train, compress, export, verify, time, pack.
+
+    One network for one target. A build that was stopped goes on where it was; the build folder holds every record, weight
+    and artifact.
+
+    \b
+    Example:
+      lorita-deploy build --model vgg16 --target jetson
+      lorita-deploy build --model resnet20 --data folder:images/ --max-drop 1
+      lorita-deploy build --model torchvision:resnet18 --checkpoint w.safetensors --no-train --calibration images/
+    """
+    options = chosen(given, config)
+    if dry_run:
+        _preview(screen, options, "bundle")
+        return
+    report = _run(screen, options, "bundle")
+    screen.show(report, facts.summary(report), *(_details(report) if screen.verbose else ()))
+    screen.result(str(options.folder / report.artifact), report.headline)
+    for missed in report.missed:
+        screen.err.print(f"missed: {missed}", soft_wrap=True, markup=False)
+    if report.missed:
+        click.get_current_context().exit(MISSED)
+
+
+@_of_the_family("train")
+def train(screen: Screen, dry_run: bool, config: Path | None, **given: Any) -> None:
+    """Train a network to be low-rank.
+
+    LoRITa: every weight is trained as a product of N matrices, under weight decay.
+
+    \b
+    Example:
+      lorita-deploy train --model vgg16 --data cifar10 --epochs 40
+    """
+    _part(screen, dry_run, chosen(given, config), "train", TrainRecord, "trained", networks.training)
+
+
+@_of_the_family("plan")
+def plan(screen: Screen, dry_run: bool, config: Path | None, **given: Any) -> None:
+    """Choose what each layer becomes.
+
+    The plan is a small file to read, edit and feed back with --plan.
+
+    \b
+    Example:
+      lorita-deploy plan --model vgg16 --target cpu --max-drop 1
+    """
+    _part(screen, dry_run, chosen(given, config), "plan", Plan, "plan", networks.layers)
+
+
+@_of_the_family("compress")
+def compress(screen: Screen, dry_run: bool, config: Path | None, **given: Any) -> None:
+    """Put the layers into the forms of the plan.
+
+    \b
+    Example:
+      lorita-deploy compress --model vgg16 --plan build/vgg16-cpu/plan.json
+    """
+    _part(screen, dry_run, chosen(given, config), "compress", CompressedRecord, "compressed", facts.compressed)
+
+
+@_of_the_family("export")
+def export(screen: Screen, dry_run: bool, config: Path | None, **given: Any) -> None:
+    """Write the artifacts.
+
+    The compressed and the dense network, in exactly the same way.
+
+    \b
+    Example:
+      lorita-deploy export --model vgg16 --target jetson --opset 17
+    """
+    _part(screen, dry_run, chosen(given, config), "export", ArtifactList, "artifacts", facts.artifacts)
+
+
+def _part(
+    screen: Screen,
+    dry_run: bool,
+    options: BuildOptions,
+    until: str,
+    kind: type[Document],
+    record_name: str,
+    table: Callable[[Any], Table],
+) -> None:
+    """Run up to a stage, show its record, and end with where its outputs lie."""
+    if dry_run:
+        _preview(screen, options, until)
+        return
+    _run(screen, options, until)
+    path = options.folder / f"{record_name}.json"
+    if not path.exists():  # --no-train has nothing to show here
+        screen.result(str(options.folder))
+        return
+    record = kind.load(path)
+    screen.show(record, table(record))
+    screen.result(*(str(options.folder / output) for output in _outputs(options, until)))
+
+
+def _details(report: BuildReport) -> list[Table]:
+    found = [networks.layers(report.plan, report.collapsed), proofs.fidelity(report.fidelity)]
+    return found + ([proofs.latency(report.receipt)] if report.receipt else [])
+
+
+def _run(screen: Screen, options: BuildOptions, until: str) -> Any:
+    from ..pipeline import build as run
+    from .progress import TerminalWatch
+
+    with TerminalWatch(screen) as watch:
+        return run(options, until=until, watch=watch)
+
+
+def _outputs(options: BuildOptions, until: str) -> tuple[str, ...]:
+    from ..pipeline import preview
+
+    return preview(options, until)[-1].outputs
+
+
+def _preview(screen: Screen, options: BuildOptions, until: str) -> None:
+    from ..pipeline import preview
+
+    found = preview(options, until)
+    rows = tuple((each.name, "cached" if each.cached else "would run", ", ".join(each.outputs)) for each in found)
+    plain = [{"stage": each.name, "cached": each.cached, "outputs": each.outputs} for each in found]
+    screen.show(plain, Table("", ("stage", "", "writes"), rows))
+    screen.result(str(options.folder))

@@ -1,0 +1,91 @@
+"""The edge of the program: the one place where exceptions become three-part messages and exit codes.
+
+A `LoritaDeployError` never shows a traceback; a programming error always does.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import click
+
+from ..errors import LoritaDeployError
+
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+RESUME = "nothing finished is lost: run the same command again to go on"
+FULL = "free some, or choose another place (--out); what is finished is kept"
+OUT_OF_RESOURCE = 6
+INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+class Edge(click.Group):
+    """The outermost group."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they were added: that of the work."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            with _terminable():
+                result = super().invoke(ctx)
+                sys.stdout.flush()
+                return result
+        except LoritaDeployError as error:
+            _stop(ctx, str(error), error.exit_code)
+        except KeyboardInterrupt:
+            _stop(ctx, f"interrupted; {RESUME}", INTERRUPTED, prefix="")
+        except Terminated:
+            _stop(ctx, f"terminated; {RESUME}", TERMINATED, prefix="")
+        except BrokenPipeError:
+            # Whoever read our output has left. Keep Python from complaining about the same pipe when it exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(BROKEN_PIPE)
+        except Exception as error:
+            what = _exhausted(error)
+            if what is None:
+                raise
+            _stop(ctx, f"{what}\n  do:    {FULL}", OUT_OF_RESOURCE)
+
+
+def _stop(ctx: click.Context, message: str, code: int, *, prefix: str = "error: ") -> NoReturn:
+    click.echo(prefix + message, err=True)
+    ctx.exit(code)
+
+
+def _exhausted(error: Exception) -> str | None:
+    """What ran out, if that is why this was raised; torch reports it in its own ways."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+        return f"out of memory: {text}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full: {error.filename or text}"
+    return None
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that locks and temporary files are cleaned up on the way out."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_terminate(number: int, frame: object) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, on_terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,237 @@
+"""inspect and doctor, and what there is: models, targets, exporters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from .. import targets as target_files
+from ..ports import EXPORTERS, MODEL_FAMILIES, MODELS, find_exporter, find_model, names
+from ..records import (
+    ArtifactList,
+    ArtifactSummary,
+    BuildReport,
+    CandidateTable,
+    CheckpointSummary,
+    CollapsedRecord,
+    CompressedRecord,
+    Document,
+    FidelityReport,
+    Plan,
+    PriceTable,
+    Receipt,
+    TrainRecord,
+)
+from ..report import facts, networks, proofs
+from ..report.table import Table
+from .edge import CONTEXT
+from .screen import Screen, with_screen
+
+Kind = TypeVar("Kind", bound=Document)
+UNFIT = 3
+"""Exit code of doctor where something is missing: this environment differs from one that builds."""
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path), metavar="FILE")
+@with_screen
+def inspect(screen: Screen, path: Path) -> None:
+    """Say what is in a file or build folder.
+
+    A record, weights (.safetensors, .pt), an ONNX artifact, or a folder. A plan is shown layer by layer, with the why.
+
+    \b
+    Example:
+      lorita-deploy inspect build/vgg16-cpu/plan.json
+      lorita-deploy inspect build/vgg16-cpu/model.onnx
+      lorita-deploy inspect w.safetensors
+    """
+    from ..doctor import look_at
+
+    record = look_at(path)
+    screen.show(record, *_tables(record, path))
+
+
+def _tables(record: Document, path: Path) -> list[Table]:
+    """What to show of a record; a plan's table says why when the prices lie beside it."""
+    beside = path if path.is_dir() else path.parent
+    match record:
+        case BuildReport():
+            race = [proofs.latency(record.receipt), proofs.ratios(record.receipt)] if record.receipt else []
+            layers = networks.layers(record.plan, record.collapsed)
+            return [facts.summary(record), layers, *race, proofs.fidelity(record.fidelity), facts.stages(record.stages)]
+        case Plan():
+            collapsed = _beside(beside / "collapsed.json", CollapsedRecord)
+            prices = _beside(beside / "prices.json", PriceTable)
+            candidates = _beside(beside / "candidates.json", CandidateTable)
+            offered = candidates.candidates if candidates else ()
+            shown = [networks.layers(record, collapsed, candidates=offered, prices=prices)]
+            return shown + ([networks.probes(record)] if record.probes else [])
+        case Receipt():
+            return [proofs.latency(record), proofs.ratios(record)]
+        case CollapsedRecord():
+            return [networks.network(record), *([networks.left_alone(record.left_alone)] if record.left_alone else [])]
+        case TrainRecord():
+            return [networks.training(record)]
+        case CompressedRecord():
+            return [facts.compressed(record)]
+        case FidelityReport():
+            return [proofs.fidelity(record.checks)]
+        case ArtifactList():
+            return [facts.artifacts(record)]
+        case ArtifactSummary():
+            return [facts.artifact(record)]
+        case CheckpointSummary():
+            return [facts.weights(record)]
+    return [facts.fields(record, str(path))]
+
+
+def _beside(path: Path, kind: type[Kind]) -> Kind | None:
+    return kind.load(path) if path.exists() else None
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("build"), help="Where a build would write.")
+@with_screen
+def doctor(screen: Screen, out: Path) -> None:
+    """Look whether this machine is fit to build on.
+
+    Every problem comes with a remedy. Exits with code 3 where something a build needs is missing.
+
+    \b
+    Example:
+      lorita-deploy doctor
+    """
+    from ..doctor import check_machine
+
+    health = check_machine(out)
+    screen.show(health, facts.health(health))
+    if any(finding.state == "missing" for finding in health.findings):
+        click.get_current_context().exit(UNFIT)
+    screen.result("fit to build")
+
+
+@click.group(context_settings=CONTEXT)
+def models() -> None:
+    """The networks that can be named.
+
+    \b
+    Example:
+      lorita-deploy models list
+    """
+
+
+@models.command("list")
+@with_screen
+def list_models(screen: Screen) -> None:
+    """Every registered model and model family.
+
+    \b
+    Example:
+      lorita-deploy models list
+    """
+    rows = [(name, find_model(name).summary) for name in names(MODELS)]
+    rows += [(f"{family}:NAME", f"any network of {family}") for family in names(MODEL_FAMILIES)]
+    rows.append(("package.module:function", "a network of your own"))
+    _catalogue(screen, "Models", rows)
+
+
+@models.command("show")
+@click.argument("name")
+@with_screen
+def show_model(screen: Screen, name: str) -> None:
+    """A model's input and the recipe it is trained by.
+
+    \b
+    Example:
+      lorita-deploy models show vgg16
+    """
+    spec = find_model(name)
+    about = {"name": spec.name, "summary": spec.summary, "input": spec.input_shape(), "recipe": spec.recipe.model_dump()}
+    rows = [("summary", spec.summary), ("input", "x".join(map(str, spec.input_shape())))]
+    rows += [(key.replace("_", " "), str(value)) for key, value in spec.recipe.model_dump().items()]
+    screen.show(about, Table(spec.name, ("", ""), tuple(rows)))
+
+
+@click.group(context_settings=CONTEXT)
+def targets() -> None:
+    """The devices that can be named.
+
+    \b
+    Example:
+      lorita-deploy targets show jetson
+    """
+
+
+@targets.command("list")
+@with_screen
+def list_targets(screen: Screen) -> None:
+    """Every target that ships with the library.
+
+    \b
+    Example:
+      lorita-deploy targets list
+    """
+    rows = [
+        (target.name + "".join(f", {alias}" for alias in target.aliases), target.title) for target in target_files.all_targets()
+    ]
+    _catalogue(screen, "Targets", rows)
+
+
+@targets.command("show")
+@click.argument("name")
+@with_screen
+def show_target(screen: Screen, name: str) -> None:
+    """A target's numbers and where they come from.
+
+    \b
+    Example:
+      lorita-deploy targets show jetson-orin-nano
+    """
+    target = target_files.load_target(name)
+    screen.show(target, facts.target(target))
+
+
+@click.group(context_settings=CONTEXT)
+def exporters() -> None:
+    """The artifact formats that can be written.
+
+    \b
+    Example:
+      lorita-deploy exporters list
+    """
+
+
+@exporters.command("list")
+@with_screen
+def list_exporters(screen: Screen) -> None:
+    """Every registered exporter.
+
+    \b
+    Example:
+      lorita-deploy exporters list
+    """
+    _catalogue(screen, "Exporters", [(name, find_exporter(name).summary) for name in names(EXPORTERS)])
+
+
+@exporters.command("show")
+@click.argument("name")
+@with_screen
+def show_exporter(screen: Screen, name: str) -> None:
+    """What an exporter starts from, and what it lacks here.
+
+    \b
+    Example:
+      lorita-deploy exporters show onnx
+    """
+    exporter = find_exporter(name)
+    problems = exporter.check()
+    about = {"name": exporter.name, "summary": exporter.summary, "source": exporter.source, "suffix": exporter.suffix}
+    rows = [*about.items(), *(("missing", problem) for problem in problems)]
+    screen.show({**about, "problems": problems}, Table(name, ("", ""), tuple(rows)))
+
+
+def _catalogue(screen: Screen, title: str, rows: list[tuple[str, str]]) -> None:
+    screen.show([{"name": name, "summary": summary} for name, summary in rows], Table(title, ("name", ""), tuple(rows)))

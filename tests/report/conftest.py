@@ -1,0 +1,196 @@
+"""A whole build report, as records."""
+
+import pytest
+
+from lorita_deploy.records import (
+    Accuracy,
+    Artifact,
+    Budget,
+    BuildReport,
+    Candidate,
+    Choice,
+    CollapsedRecord,
+    Fidelity,
+    Geometry,
+    GroupChoice,
+    Host,
+    Layer,
+    LayerTime,
+    LeftAlone,
+    Plan,
+    PriceTable,
+    Probe,
+    StageRecord,
+)
+
+HOST = Host(machine="Builder", kind="cpu", cores=2, memory_bytes=2**34, system="Linux 6.1 x86_64", versions={"torch": "2.11"})
+CONV = Geometry(
+    kind="conv2d",
+    out_channels=64,
+    in_channels=32,
+    kernel=(3, 3),
+    stride=(2, 2),
+    padding=(1, 1),
+    in_shape=(16, 16),
+    out_shape=(8, 8),
+)
+HEAD = Geometry(kind="linear", out_channels=10, in_channels=64)
+SPECTRUM = (1.0, 0.5, 0.25, 0.0005, *(0.0,) * 60)
+
+
+def right(correct, split="test", metric="accuracy"):
+    return Accuracy(metric=metric, split=split, correct=correct, total=360)
+
+
+def artifact(role):
+    return Artifact(
+        role=role,
+        path=f"{role}.onnx",
+        exporter="onnx",
+        sha256=role[0] * 64,
+        size_bytes=2_000_000 if role == "dense" else 700_000,
+        opset=17,
+        ir_version=8,
+        precision="fp32",
+        batch=1,
+        dynamic_batch=False,
+        rung=0,
+        simplified=True,
+        inputs=(),
+        outputs=(),
+    )
+
+
+@pytest.fixture
+def collapsed():
+    return CollapsedRecord(
+        model="tiny",
+        classes=10,
+        input_shapes=((32, 16, 16),),
+        layers=(
+            Layer(name="conv", geometry=CONV, group="conv", spectrum=SPECTRUM),
+            Layer(name="head", geometry=HEAD, group="head", spectrum=(1.0,) * 10),
+        ),
+        left_alone=(LeftAlone(layer="depth|wise", reason="depthwise"),),
+        params=19_146,
+        macs=1_180_288,
+        collapse_error=1e-7,
+        accuracy=(right(352, "validation"),),
+        weights_sha256="c" * 64,
+    )
+
+
+@pytest.fixture
+def plan():
+    return Plan(
+        model="tiny",
+        network_sha256="c" * 64,
+        target="cpu",
+        precision="fp32",
+        budget=Budget(max_drop=0.5),
+        provenance="measured",
+        dense_us=430.0,
+        predicted_us=187.0,
+        predicted_loss=0.0123,
+        groups=(GroupChoice(group="conv", width=64, kept=64),),
+        choices=(
+            Choice(layer="conv", form="pair", k_in=32, k_out=64, rank=8, predicted_loss=0.0123, us=137.0, dense_us=380.0),
+            Choice(layer="head", form="dense", k_in=64, k_out=10, rank=None, predicted_loss=0.0, us=5.0, dense_us=5.0),
+        ),
+        solver="HiGHS, optimal, gap 0",
+        probes=(
+            Probe(budget_us=200, predicted_us=187, predicted_loss=0.0123, accuracy=right(350, "validation"), accepted=True),
+        ),
+        notes=("a note of the plan",),
+    )
+
+
+@pytest.fixture
+def prices():
+    times = {"conv|dense|32x64|full|fp32": 380.0, "conv|pair|32x64|8|fp32": 137.0}
+    times |= {"head|dense|64x10|full|fp32": 5.0, "head|pair|64x10|8|fp32": 6.5}
+    return PriceTable(
+        network_sha256="c" * 64,
+        target="cpu",
+        runtime="onnxruntime",
+        precision="fp32",
+        threads=1,
+        batch=1,
+        host=HOST,
+        provenance="measured",
+        method="ladder",
+        network_us=430.0,
+        rest_us=45.0,
+        times=tuple(LayerTime(candidate=key, us=us, provenance="measured") for key, us in times.items()),
+    )
+
+
+@pytest.fixture
+def offered():
+    def candidate(layer, form, k_in, k_out, rank, loss):
+        return Candidate(
+            layer=layer,
+            group=layer,
+            form=form,
+            k_in=k_in,
+            k_out=k_out,
+            rank=rank,
+            precision="fp32",
+            params=1,
+            macs=1,
+            predicted_loss=loss,
+        )
+
+    return (
+        candidate("conv", "dense", 32, 64, None, 0.0),
+        candidate("conv", "pair", 32, 64, 8, 0.0123),
+        candidate("head", "dense", 64, 10, None, 0.0),
+        candidate("head", "pair", 64, 10, 8, 0.5),
+    )
+
+
+@pytest.fixture
+def report(collapsed, plan, make_receipt):
+    """Built for this very machine, compressed network shipped."""
+    check = Fidelity(
+        role="compressed",
+        inputs="real",
+        examples=8,
+        max_abs=1e-5,
+        max_rel=2e-6,
+        cosine=0.999999,
+        top1_agreement=1.0,
+        tolerance=1e-3,
+    )
+    return BuildReport(
+        model="tiny",
+        target="cpu",
+        provenance="measured",
+        shipped="compressed",
+        artifact="model.onnx",
+        headline="2.00x faster",
+        estimated_ratio=None,
+        accuracy={"dense": right(352), "compressed": right(350)},
+        validation={"dense": right(340, "validation"), "compressed": right(339, "validation")},
+        params=(19_146, 3_000),
+        macs=(1_180_288, 200_000),
+        artifacts=(artifact("compressed"), artifact("dense")),
+        fidelity=(check,),
+        plan=plan,
+        receipt=make_receipt(dense=0.4321, compressed=0.2109),
+        host=HOST,
+        stages=(StageRecord(name="data", key="k", outputs={}, seconds=1.2, line="digits | 1,797 images"),),
+        left_alone=collapsed.left_alone,
+        notes=("a note of the build",),
+        collapsed=collapsed,
+    )
+
+
+@pytest.fixture
+def estimated(report):
+    """The same for a board that was not asked."""
+    plan = report.plan.model_copy(
+        update={"provenance": "estimated", "target": "jetson-orin-nano", "dense_us": 77.7, "predicted_us": 33.3}
+    )
+    changes = {"target": "jetson-orin-nano", "provenance": "estimated", "plan": plan, "estimated_ratio": 33.3 / 77.7}
+    return report.model_copy(update=changes)

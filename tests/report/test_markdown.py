@@ -1,0 +1,59 @@
+"""report.md says where its times come from, and never more than is known."""
+
+import re
+
+from lorita_deploy.report.markdown import render
+
+
+def tables(text):
+    """Lists of rows of cells, one list for every table."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\|\n)+", text + "\n", flags=re.MULTILINE):
+        found.append([re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines()])
+    return found
+
+
+def test_the_first_line_says_where_times_come_from(report, estimated):
+    assert render(report).splitlines()[0].startswith("Times on cpu are MEASURED")
+    assert render(estimated).splitlines()[0].startswith("Times on jetson-orin-nano are ESTIMATED")
+
+
+def test_everything_is_in_it(report):
+    text = render(report)
+    for piece in (
+        "# tiny for cpu",
+        "**2.00x faster**",
+        "352 of 360 test images",
+        "350 of 360 test images",
+        "## Latency on `cpu`",
+        "## Layers",
+        "depth\\|wise",
+        "## Artifact against torch",
+        "torch | 2.11",
+        "d" * 64,
+        "digits \\| 1,797 images",
+        "* a note of the plan\n* a note of the build",
+    ):
+        assert piece in text, piece
+
+
+def test_every_table_is_well_formed(report, estimated):
+    for text in (render(report), render(estimated)):
+        found = tables(text)
+        assert len(found) >= 9
+        for rows in found:
+            assert len({len(row) for row in rows}) == 1
+
+
+def test_no_estimated_time_is_shown(estimated):
+    """The made-up estimates 77.7, 33.3, 380, 137 and 5 us must not appear, in any unit; what was measured here must."""
+    text = render(estimated)
+    for value in ("77.7", "33.3", "0.0777", "380", "137"):
+        assert value not in text, value
+    assert "0.432" in text
+    assert "0.211" in text
+    assert "2.33x" in text
+
+
+def test_missed_demands_are_told(report):
+    assert "**Missed:** asked for 3x" in render(report.model_copy(update={"missed": ("asked for 3x",)}))

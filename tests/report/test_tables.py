@@ -1,0 +1,66 @@
+"""Tables of networks, plans and proofs."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from lorita_deploy.report import facts, networks, proofs
+from lorita_deploy.report.terminal import render
+
+
+def column(table, name):
+    place = [each.removeprefix(">") for each in table.columns].index(name)
+    return [row[place] for row in table.rows]
+
+
+def test_layers_show_size_loss_and_time(plan, collapsed):
+    table = networks.layers(plan, collapsed)
+    assert column(table, "rank") == ["8", "full"]
+    # 8 (64 + 288) + 64 bias; 64 * 10 + 10
+    assert column(table, "params") == ["2.88 k", "650"]
+    assert column(table, "MACs") == ["180 k", "640"]
+    assert column(table, "numerical rank") == ["3/64", "10/10"]
+    assert column(table, "us") == ["137", "5.00"]
+
+
+def test_layers_say_why_where_prices_are_at_hand(plan, collapsed, prices, offered):
+    table = networks.layers(plan, collapsed, candidates=offered, prices=prices)
+    assert column(table, "why") == ["2.77x faster than dense", "every pair is slower (best: rank 8, 1.30x the time)"]
+    cheaper = prices.model_copy(
+        update={
+            "times": tuple(
+                time.model_copy(update={"us": min(time.us, 3.0)} if "head|pair" in time.candidate else {})
+                for time in prices.times
+            )
+        }
+    )
+    table = networks.layers(plan, collapsed, candidates=offered, prices=cheaper)
+    assert column(table, "why")[1] == "faster pairs lose too much (rank 8: 0.60x the time, predicted loss 0.50)"
+
+
+def test_estimates_are_shares_and_ratios(estimated):
+    table = networks.layers(estimated.plan, estimated.collapsed)
+    assert "us" not in table.columns
+    assert column(table, "time over dense") == ["0.36", "1.0"]
+
+
+def test_unknown_tails_are_not_made_up(make_receipt):
+    table = proofs.latency(make_receipt())
+    assert column(table, "p99") == ["n/a (n=12)", "n/a (n=12)"]
+
+
+def test_summary(report):
+    rows = {row[0]: row[1:] for row in facts.summary(report).rows}
+    assert rows["judged (test)"] == ("352 of 360 test images right (97.78 %)", "350 of 360 test images right (97.22 %)")
+    assert rows["file"] == ("2.00 MB", "0.700 MB")
+    assert rows["median, cpu"] == ("0.432 ms", "0.211 ms")
+
+
+@pytest.mark.parametrize("width", [70, 100, 200])
+def test_a_terminal_of_any_width_shows_every_layer(plan, collapsed, width):
+    file = io.StringIO()
+    Console(file=file, width=width).print(render(networks.layers(plan, collapsed)))
+    lines = file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "pair" in file.getvalue()

@@ -1,0 +1,68 @@
+"""Single facts in words."""
+
+import pytest
+
+from lorita_deploy.records import Accuracy, LatencyRatio
+from lorita_deploy.report import words
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (1.0, "1.00"),
+        (1234.5, "1,230"),
+        (123456, "123,000"),
+        (12.345, "12.3"),
+        (9.999, "10.0"),
+        (0.9999, "1.00"),
+        (0.98765, "0.988"),
+        (0.0123, "0.0123"),
+        (0.00123, "0.00123"),
+        (0.000123, "1.23e-04"),
+        (-4.567, "-4.57"),
+    ],
+)
+def test_three_digits_and_no_more(value, text):
+    assert words.number(value) == text
+    assert float(text.replace(",", "")) == pytest.approx(value, rel=5e-3)
+
+
+def test_amounts():
+    assert words.amount(14_714_688) == "14.7 M"
+    assert words.amount(999) == "999"
+    assert words.amount(313_201_664) == "313 M"
+    assert words.megabytes(None) == "unknown"
+
+
+def ratio(value, low, high):
+    return LatencyRatio(candidate="compressed", baseline="dense", n=12, reloads=12, ratio=value, ci95=(low, high))
+
+
+def test_a_speed_up_is_claimed_only_where_the_interval_says_so():
+    assert words.speed(ratio(0.5, 0.49, 0.51)) == "2.00x faster (95 % interval 1.96-2.04)"
+    assert words.speed(ratio(0.97, 0.93, 1.01)) == "as fast as dense (95 % interval 0.99-1.08)"
+    assert words.speed(ratio(1.2, 1.1, 1.3)) == "1.20x the time of dense (95 % interval 0.77-0.91)"
+
+
+def test_accuracy_is_told_as_counts():
+    dense = Accuracy(metric="accuracy", split="test", correct=352, total=360)
+    other = dense.model_copy(update={"correct": 350})
+    assert words.right_change(dense, other) == "right: 352 -> 350 of 360 test images"
+    agreeing = other.model_copy(update={"metric": "agreement", "split": "calibration"})
+    assert words.right(agreeing) == "350 of 360 calibration images agree with dense (97.22 %)"
+    scored = Accuracy(metric="score", split="test", correct=0.75, total=1)
+    assert words.right_change(scored, scored) == "score 0.75 -> 0.75"
+
+
+def test_provenance_is_said_first(report, estimated):
+    assert words.provenance(report).startswith("Times on cpu are MEASURED, on this machine: Test processor (2 cores")
+    line = words.provenance(estimated)
+    assert line.startswith("Times on jetson-orin-nano are ESTIMATED, not measured: estimated 2.33x faster than dense;")
+    assert "Measured on the machine that built (`cpu`): 2.05x faster (95 % interval" in line
+    tabled = report.model_copy(update={"provenance": "tabled", "target": "pi"})
+    assert words.provenance(tabled).startswith("Times on pi are TABLED, measured earlier")
+
+
+def test_geometry(collapsed):
+    assert [words.geometry(layer.geometry) for layer in collapsed.layers] == ["conv 3x3/2 32->64 @8x8", "linear 64->10"]
