@@ -11,18 +11,22 @@ from ..compress.calibrate import calibrate
 from ..compress.candidates import candidates
 from ..compress.plan import Solution, check_plan, make_plan, solve
 from ..compress.recover import distill
-from ..compress.rewrite import rewrite
 from ..networks import save_weights, survey
 from ..ports import Pricer
 from ..records import Accuracy, CandidateTable, Choice, CompressedRecord, Plan
 from .context import Build, Stage
 from .exporting import export_dense
+from .rounds import corrected, draft_race, rewritten
 from .folder import sha256_of
 from .search import Search
 from .training import percent
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+ROUNDS = 3
+"""How often a plan whose time was predicted wrongly is priced and solved again."""
+CLOSE_ENOUGH = 0.05
 
 # ---------------------------------------------------------------------------------------------- calibrate
 
@@ -149,50 +153,59 @@ def _given_plan(build: Build) -> Plan:
 
 
 def _searched_plan(build: Build) -> Plan:
-    budget, prices = build.budget, build.prices
-    notes: tuple[str, ...] = ()
-    search = None
-    if budget.max_drop is not None:
-        search = Search(
-            candidates=build.candidates,
-            prices=prices,
-            judge=lambda solution: judge(build, solution),
-            dense_accuracy=build.validation(),
-            max_drop=budget.max_drop,
-            objective=budget.objective,
-            progress=build.watch.progress,
-        )
-        solution = search.run()
-    else:
-        limit_us = budget.max_latency_ms * 1e3 if budget.max_latency_ms else prices.network_us / (budget.speedup or 1.0)
-        solution = solve(build.candidates, prices, budget_us=limit_us, objective=budget.objective)
+    """The plan within the budget; where its time can be measured here, predicted and measured again until they agree."""
+    prices, predictions, probes, notes = build.prices, [], [], []
+    for _ in range(ROUNDS if build.local else 1):
+        solution, found = _solved(build, prices)
+        probes += found
+        changed = tuple(choice for choice in solution.choices if choice.form != "dense")
+        if not build.local or not changed:
+            break
+        measured = draft_race(build, changed)
+        prediction = Prediction(predicted_us=solution.predicted_us, measured_us=measured.ratio * prices.network_us)
+        predictions.append(prediction)
+        if not measured.never_slower:
+            notes.append(f"a plan with {len(changed)} changed layers was measured, and was not faster")
+        if abs(prediction.error) <= CLOSE_ENOUGH:
+            break
+        prices = corrected(prices, build.candidates, changed, prediction)
     if solution.note:
-        notes = (solution.note,)
-        build.watch.note(solution.note)
+        notes.append(solution.note)
+    for note in notes:
+        build.watch.note(note)
     return make_plan(
         solution,
         model=build.options.model,
         network_sha256=build.collapsed.weights_sha256,
         target=build.target.name,
         precision=build.precision,
-        budget=budget,
+        budget=build.budget,
         prices=prices,
-        probes=tuple(search.probes) if search else (),
+        probes=probes,
+        predictions=predictions,
         notes=notes,
     )
 
 
-def judge(build: Build, solution: Solution) -> Accuracy:
-    """Build what a solution says and count right answers."""
-    return build.task.evaluate(rewritten(build, solution.choices))
+def _solved(build: Build, prices: PriceTable) -> tuple[Solution, list[Probe]]:
+    """The best plan at these prices, and what was built and judged on the way."""
+    budget = build.budget
+    if budget.max_drop is None:
+        limit_us = budget.max_latency_ms * 1e3 if budget.max_latency_ms else prices.network_us / (budget.speedup or 1.0)
+        return solve(build.candidates, prices, budget_us=limit_us, objective=budget.objective), []
+    search = Search(
+        candidates=build.candidates,
+        prices=prices,
+        judge=lambda solution: build.task.evaluate(rewritten(build, solution.choices)),
+        dense_accuracy=build.validation(),
+        max_drop=budget.max_drop,
+        objective=budget.objective,
+        progress=build.watch.progress,
+    )
+    return search.run(), search.probes
 
 
 # ---------------------------------------------------------------------------------------------- compress
-
-
-def rewritten(build: Build, choices: Iterable[Choice]) -> nn.Module:
-    """The dense network with the layers of ``choices`` in their new forms (a copy)."""
-    return rewrite(build.dense, tuple(choices), build.calibration.moments, criterion=build.calibration.record.criterion)
 
 
 def _compress_key(build: Build) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +21,8 @@ def export_dense(build: Build, folder: Path) -> Artifact:
     return export(build, build.dense, "dense", folder)
 
 
-def export(build: Build, module: nn.Module, role: Role, folder: Path) -> Artifact:
-    """``<role>.onnx`` in ``folder``, as the target wants it."""
+def export(build: Build, module: nn.Module, role: Role, folder: Path, metadata: Mapping[str, str] | None = None) -> Artifact:
+    """``<role>.onnx`` in ``folder``, as the target wants it; with the facts of the plan, unless ``metadata`` are given."""
     folder.mkdir(parents=True, exist_ok=True)
     options, limits, task = build.options, build.target.limits, build.task
     job = ExportJob(
@@ -38,7 +39,7 @@ def export(build: Build, module: nn.Module, role: Role, folder: Path) -> Artifac
         input_names=task.input_names,
         output_names=task.output_names,
         simplify=options.simplify,
-        metadata=_metadata(build, role),
+        metadata=_metadata(build, role) if metadata is None else metadata,
     )
     artifact = build.exporter.export(job)
     module.to(build.device)
