@@ -22,6 +22,9 @@ TIMEOUT_S = 300
 AGREEMENT = 1e-5
 """Largest difference of outputs, over the largest output, at which both graphs count as equal."""
 
+NAME_LOSERS = ("eliminate_duplicate_initializer", "fuse_qkv")
+"""Passes that would make one tensor of several layers' weights or biases."""
+
 _PROGRAM = """
 import sys
 import onnx
@@ -31,10 +34,7 @@ try:
 except ImportError:
     del sys.modules["torch"]
     import onnxsim
-# BN is folded already, with its names kept; merging equal tensors would take layers' biases away from them.
-model, _ = onnxsim.simplify(
-    onnx.load(sys.argv[1]), check_n=0, skip_fuse_bn=True, skipped_optimizers=["eliminate_duplicate_initializer"]
-)
+model, _ = onnxsim.simplify(onnx.load(sys.argv[1]), check_n=0, skip_fuse_bn=True, skipped_optimizers=sys.argv[3:])
 onnx.save(model, sys.argv[2])
 """
 
@@ -69,7 +69,7 @@ def _run_isolated(model: onnx.ModelProto, timeout_s: float) -> tuple[onnx.ModelP
         onnx.save(model, before)
         try:
             done = subprocess.run(
-                [sys.executable, "-c", _PROGRAM, str(before), str(after)],
+                [sys.executable, "-c", _PROGRAM, str(before), str(after), *NAME_LOSERS],
                 capture_output=True,
                 text=True,
                 timeout=timeout_s,
