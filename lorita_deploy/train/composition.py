@@ -110,8 +110,13 @@ def collapse(model: nn.Module) -> nn.Module:
     Returns ``model``.
     """
     for layer in factored_layers(model).values():
+        trained = any(factor.requires_grad for factor in layer.parametrizations.parameters())  # type: ignore[union-attr]
         others = [name for name in layer._parameters if name != "weight"]
-        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+        with torch.inference_mode(False), torch.no_grad():
+            weight: Tensor = layer.weight  # type: ignore[assignment]
+            parametrize.remove_parametrizations(layer, "weight")
+            del layer.weight  # left there as a buffer wherever gradients are off
+            layer.weight = nn.Parameter(weight, requires_grad=trained)
         for name in others:  # the weight comes back as the last parameter: put the bias behind it again
             layer._parameters[name] = layer._parameters.pop(name)
     return model

@@ -182,6 +182,20 @@ def test_what_cannot_be_factored_is_left_alone_and_listed() -> None:
     assert list(collapse(model).state_dict()) == list(plain)
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_collapse_gives_parameters_wherever_it_is_called(mode: type) -> None:
+    model = factorize(nn.Linear(4, 5))
+    with mode():
+        collapse(model)
+    assert isinstance(model.weight, nn.Parameter)
+    assert model.weight.requires_grad
+    model(torch.ones(1, 4)).sum().backward()
+    assert model.weight.grad is not None
+    frozen = collapse(factorize(nn.Linear(4, 5)).requires_grad_(False))
+    assert isinstance(frozen.weight, nn.Parameter)
+    assert not frozen.weight.requires_grad
+
+
 def test_factored_models_can_be_copied() -> None:
     model = factorize(nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 2)))
     twin = copy.deepcopy(model)
