@@ -13,11 +13,11 @@ from ..compress.plan import Solution, check_plan, make_plan, solve
 from ..compress.recover import distill
 from ..networks import save_weights, survey
 from ..ports import Pricer
-from ..records import Accuracy, CandidateTable, Choice, CompressedRecord, Plan
+from ..records import CandidateTable, Choice, CompressedRecord, Plan, Prediction, PriceTable, Probe
 from .context import Build, Stage
 from .exporting import export_dense
-from .rounds import corrected, draft_race, rewritten
 from .folder import sha256_of
+from .rounds import corrected, draft_race, rewritten
 from .search import Search
 from .training import percent
 
