@@ -16,13 +16,11 @@ from lorita_deploy.errors import BadNetwork, BadTarget, ExporterUnavailable
 from lorita_deploy.ports import ExportJob, Session
 from lorita_deploy.records import Artifact, write_atomically
 
-from .onnx_file import describe, first_line, open_bytes, open_file, tensor_specs
+from .onnx_file import first_line, open_bytes, open_file, tensor_specs
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
-
-__all__ = ["EXPORTER", "OnnxExporter", "describe"]
 
 PRODUCER = "lorita-deploy"
 
@@ -63,8 +61,11 @@ class OnnxExporter:
         name_layers(model)
         strip(model)
         _set_versions(model, job)
-        model, note = simplify(model, _feeds(job), open_bytes)
-        strip(model)
+        simplified, note = False, None
+        if job.simplify:
+            model, note = simplify(model, _feeds(job), open_bytes)
+            simplified = note is None
+            strip(model)
         _sign(model, job)
         _check_model(model, job)
         content = model.SerializeToString(deterministic=True)
@@ -82,7 +83,7 @@ class OnnxExporter:
             batch=job.batch,
             dynamic_batch=job.dynamic_batch,
             rung=job.rung,
-            simplified=note is None,
+            simplified=simplified,
             inputs=tensor_specs(model.graph.input),
             outputs=tensor_specs(model.graph.output),
             notes=tuple(each for each in (note, _unnamed_layers(model, job)) if each),

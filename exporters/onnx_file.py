@@ -1,10 +1,7 @@
-"""Reading ONNX files: open one with ONNX Runtime, or say what is in it. Damaged files are `BadArtifact`, never a crash."""
+"""Reading ONNX files and running them with ONNX Runtime. Damaged files are `BadArtifact`, never a crash."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,44 +14,18 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-FLOATING = (1, 10, 11, 16)
-"""ONNX element types float, float16, double and bfloat16: weights, where integers are shapes and indices."""
-
 
 def open_file(path: Path | str) -> Session:
     """Load with ONNX Runtime on the CPU, one thread. Raises `BadArtifact` for a file that is not a whole, valid ONNX."""
-    content, _ = read(path)
+    content = read(path)
     try:
         return open_bytes(content, str(path))
     except Exception as error:
         raise BadArtifact(f"ONNX Runtime does not load it: {first_line(error)}", where=path) from error
 
 
-def describe(path: Path | str) -> dict[str, Any]:
-    """What an ONNX file says of itself, weights unread: versions, operators, inputs and outputs, metadata, size, digest.
-
-    Raises `BadArtifact`.
-    """
-    content, model = read(path, whole=False)
-    graph = model.graph
-    return {
-        "format": "onnx",
-        "size_bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "ir_version": model.ir_version,
-        "opset": {each.domain or "ai.onnx": each.version for each in model.opset_import},
-        "producer": f"{model.producer_name} {model.producer_version}".strip(),
-        "operators": dict(sorted(Counter(node.op_type for node in graph.node).items())),
-        "params": sum(math.prod(tensor.dims) for tensor in graph.initializer if tensor.data_type in FLOATING),
-        "inputs": [spec.model_dump(mode="json") for spec in tensor_specs(graph.input)],
-        "outputs": [spec.model_dump(mode="json") for spec in tensor_specs(graph.output)],
-        "metadata": {each.key: each.value for each in model.metadata_props},
-        "external_data": sorted(_external_files(model)),
-    }
-
-
-def read(path: Path | str, *, whole: bool = True) -> tuple[bytes, onnx.ModelProto]:
-    """The bytes and the model in them. ``whole``: also valid, and with all weights inside the file."""
+def read(path: Path | str) -> bytes:
+    """The bytes of a whole, valid ONNX model that holds all of its weights. Raises `BadArtifact`."""
     import onnx
 
     try:
@@ -65,18 +36,14 @@ def read(path: Path | str, *, whole: bool = True) -> tuple[bytes, onnx.ModelProt
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)
-    except Exception as error:
-        raise BadArtifact("not a whole ONNX file", where=path, fix=fix) from error
-    if not model.HasField("graph") or not model.opset_import or not model.graph.output:
-        raise BadArtifact("not an ONNX model: it has no graph, opset or output", where=path, fix=fix)
-    if whole:
-        if _external_files(model):
-            raise BadArtifact("its weights lie in other files", where=path, fix="save the model with its weights inside")
-        try:
+        outside = any(tensor.external_data for tensor in _tensors(model.graph))
+        if not outside:
             onnx.checker.check_model(model)
-        except Exception as error:
-            raise BadArtifact(f"not a valid ONNX model: {first_line(error)}", where=path, fix=fix) from error
-    return content, model
+    except Exception as error:
+        raise BadArtifact(f"not a whole, valid ONNX file: {first_line(error)}", where=path, fix=fix) from error
+    if outside:
+        raise BadArtifact("its weights lie in other files", where=path, fix="save the model with its weights inside")
+    return content
 
 
 def open_bytes(content: bytes, where: str = "the exported model") -> Session:
@@ -129,14 +96,6 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             yield from (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors)
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 yield from _tensors(inner)
-
-
-def _external_files(model: onnx.ModelProto) -> set[str]:
-    return {
-        next((entry.value for entry in tensor.external_data if entry.key == "location"), "?")
-        for tensor in _tensors(model.graph)
-        if tensor.data_location == tensor.EXTERNAL or tensor.external_data
-    }
 
 
 def first_line(error: Exception) -> str:
