@@ -21,6 +21,8 @@ SAMPLE_NS = 200000
 """Shortest sample."""
 RELOADS = 12
 """Interval: 3rd to 10th of the reload medians, 96.1 % coverage."""
+FEWEST = 6
+"""Fewest independent observations that span a 95 % interval (their whole range: 96.9 %)."""
 SAMPLES_PER_VISIT = 2
 TAIL = 10
 """A percentile is given only where at least so many samples lie beyond it: p90 from 100, p95 from 200, p99 from 1,000."""
@@ -119,39 +121,22 @@ def median_interval(values: Sequence[float]) -> Tuple[float, float]:
     return (ordered[max(k, 1) - 1], ordered[n - max(k, 1)])
 
 
-def independent_blocks(values: Sequence[float], fewest: int = 12) -> List[float]:
-    """Medians of consecutive blocks, just long enough that neighbours no longer resemble each other.
-
-    Noise on a shared machine comes in stretches. The block doubles while the lag-1 correlation of the signs about the
-    median exceeds two standard errors, as long as ``fewest`` blocks remain.
-    """
-    size = 1
-    while True:
-        blocks = [median(values[at : at + size]) for at in range(0, len(values) - size + 1, size)]
-        if len(blocks) < 2 * fewest or _sign_correlation(blocks) < 2.0 / math.sqrt(len(blocks)):
-            return blocks
-        size *= 2
-
-
-def _sign_correlation(values: Sequence[float]) -> float:
-    middle = median(values)
-    signs = [(value > middle) - (value < middle) for value in values]
-    return sum(a * b for a, b in zip(signs, signs[1:])) / max(len(signs) - 1, 1)
-
-
 # ---------------------------------------------------------------------------------------------- comparing
 
 
 def paired_ratio(reloads: Sequence[Sequence[Tuple[float, float]]]) -> Tuple[float, Tuple[float, float]]:
     """Candidate over baseline from ``(candidate, baseline)`` times, one sequence of pairs per reload.
 
-    Returns the median and its 95 % interval. With fewer than six reloads (a race cut short) their pairs are taken in
-    blocks instead, which sees the noise but not the luck of a load; `warnings_of` says so.
+    Returns the median and its 95 % interval. In a race cut short, with fewer than six reloads, the pairs in the order
+    taken are cut into six blocks instead (noise on a shared machine comes in stretches, so single pairs would promise too
+    much); that sees the noise but not the luck of a load, and `warnings_of` says so.
     """
     ratios = [[candidate / baseline for candidate, baseline in pairs] for pairs in reloads if pairs]
     observed = [median(each) for each in ratios]
-    if len(observed) < 6:
-        observed = independent_blocks([ratio for each in ratios for ratio in each])
+    if len(observed) < FEWEST:
+        every = [ratio for each in ratios for ratio in each]
+        cuts = [len(every) * i // FEWEST for i in range(FEWEST + 1)]
+        observed = [median(every[low:high]) for low, high in zip(cuts, cuts[1:]) if low < high]
     return median(observed), median_interval(observed)
 
 
@@ -171,7 +156,7 @@ def warnings_of(name: str, samples: Sequence[float], stable: bool, reloads: int)
         drift = median(samples[-third:]) / median(samples[:third]) - 1.0
         if abs(drift) > 0.05:
             found.append("%s: the last third of the samples is %+.0f %% against the first" % (name, 100 * drift))
-    if reloads < 6:
+    if reloads < FEWEST:
         found.append(
             "%s: only %d reloads in the time allowed, so luck in how memory lies is not averaged out" % (name, reloads)
         )

@@ -51,15 +51,12 @@ def read_job(path: str) -> Json:
         raise JobError("schema is %r, expected %s or %s" % (schema, JOB, MANIFEST), path, "use the runner of the same release")
     try:
         asked = _from_manifest(body) if schema == MANIFEST else body
-        unknown = sorted(set(asked) - set(DEFAULTS) - {"artifacts", "files"})
-        if unknown:
-            raise JobError("unknown entries: %s" % ", ".join(unknown), path, "remove them")
-        job = dict(DEFAULTS, **asked)  # type: Json
-        job["settings"] = dict(DEFAULTS["settings"], **job["settings"])
+        job = _with_defaults(asked, DEFAULTS, ("artifacts", "files"))
+        job["settings"] = _with_defaults(job["settings"], DEFAULTS["settings"])
         names = [artifact["name"] for artifact in job["artifacts"]]
         files = [(each["path"], each["sha256"]) for each in job["artifacts"] + job.pop("files", [])]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise JobError("an entry is missing or of the wrong type: %r" % error, path, "write the file again")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise JobError("an entry is missing, unknown or of the wrong type: %s" % error, path, "write the file again")
     if not names or len(set(names)) < len(names):
         raise JobError("artifacts need distinct names, at least one: %s" % names, path, "write the file again")
     if job["baseline"] not in names:
@@ -67,6 +64,18 @@ def read_job(path: str) -> Json:
     job["folder"] = os.path.dirname(os.path.abspath(path))
     check_hashes(job["folder"], files)
     return job
+
+
+def _with_defaults(asked: Json, defaults: Json, more: Tuple[str, ...] = ()) -> Json:
+    """``defaults`` overlaid with what was asked for. Raises ``ValueError`` for unknown entries and other types."""
+    for key, value in asked.items():
+        if key not in defaults and key not in more:
+            raise ValueError("unknown entry %s" % key)
+        default = defaults.get(key)
+        kinds = (int, float) if isinstance(default, float) else type(default)
+        if default is not None and not isinstance(value, kinds):
+            raise ValueError("%s is %r" % (key, value))
+    return dict(defaults, **asked)
 
 
 def _from_manifest(manifest: Json) -> Json:

@@ -102,7 +102,13 @@ def race(job: Json, runtime: Any, probes: Dict[str, Json]) -> Tuple[List[Json], 
     rounds = -(-per_reload // (2 * clock.SAMPLES_PER_VISIT))
     while len(samples[names[0]]) < clock.RELOADS:
         done = len(samples[names[0]])
-        if done >= 2 and (time.time() - start) * (done + 1) / done > job["max_seconds"]:
+        spent = time.time() - start
+        if (
+            done >= clock.FEWEST
+            and spent * (done + 1) / done > job["max_seconds"]
+            or done >= 2
+            and spent > 3 * job["max_seconds"]
+        ):
             break
         deadline = start + job["max_seconds"] * (done + 1) / clock.RELOADS
         timed = {}  # type: Dict[str, Callable[[], object]]

@@ -1,0 +1,68 @@
+"""Racing artifacts on a device through the bundle's runner: the one way a latency comes to be."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..ports import Device
+from ..records import Artifact, Receipt, Settings
+
+TIMEOUT_S = 1800.0
+
+
+def race(
+    device: Device,
+    folder: Path,
+    artifacts: Sequence[Artifact],
+    *,
+    settings: Settings,
+    baseline: str = "dense",
+    golden: Path | None = None,
+    tolerance: float = 1e-3,
+    samples: int = 1200,
+    max_seconds: float = 20.0,
+    kind: str = "cpu",
+    result: str = "receipt.json",
+) -> Receipt:
+    """Verify and race ``artifacts``, whose paths are relative to ``folder``, interleaved against the ``baseline`` role.
+
+    ``golden`` is a folder inside ``folder`` with ``inputs.npz`` and ``outputs-<name>.npz``. ``samples`` of each artifact
+    are asked for, as far as ``max_seconds`` allow; ``result`` is the file in ``folder`` to write. Raises what `Device.run`
+    raises.
+    """
+    named = {artifact_name(artifact): artifact for artifact in artifacts}
+    job: dict[str, Any] = {
+        "tasks": ["verify", "race"],
+        "settings": settings.model_dump(),
+        "artifacts": [{"name": name, "path": found.path, "sha256": found.sha256} for name, found in named.items()],
+        "baseline": baseline,
+        "golden": golden and _golden_files(folder, golden, list(named)),
+        "tolerance": tolerance,
+        "samples": samples,
+        "max_seconds": max_seconds,
+        "kind": kind,
+        "result": result,
+    }
+    return Receipt.load(device.run(folder, job, timeout_s=TIMEOUT_S))
+
+
+def artifact_name(artifact: Artifact) -> str:
+    """What the runner calls an artifact: its role, and its rung where that is not the plan itself."""
+    return artifact.role if artifact.rung == 0 else f"{artifact.role}-rung{artifact.rung}"
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _golden_files(folder: Path, golden: Path, names: list[str]) -> dict[str, Any]:
+    place = golden.relative_to(folder)
+    outputs = {name: f"{place / f'outputs-{name}.npz'}" for name in names}
+    return {
+        "inputs": f"{place / 'inputs.npz'}",
+        "outputs": {name: path for name, path in outputs.items() if (folder / path).exists()},
+    }

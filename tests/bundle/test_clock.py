@@ -1,0 +1,167 @@
+"""The statistics on distributions whose truth is known."""
+
+from __future__ import annotations
+
+import math
+import random
+import subprocess
+from pathlib import Path
+from statistics import NormalDist
+
+import pytest
+
+from lorita_deploy import bundle
+from lorita_deploy.bundle import clock
+
+PYTHON36 = Path.home() / ".pyenv/versions/3.6.15/bin/python"
+
+
+@pytest.mark.skipif(not PYTHON36.exists(), reason="no Python 3.6 on this machine")
+def test_the_runner_is_valid_python_36() -> None:
+    folder = Path(bundle.__file__).parent
+    for name in bundle.RUNNER_FILES:
+        code = f"compile(open({str(folder / name)!r}, encoding='utf-8').read(), {name!r}, 'exec')"
+        subprocess.run([PYTHON36, "-c", code], check=True)
+    code = (
+        "import clock, job, machine, run, runtimes; print(clock.now_ns() > 0, clock.median([3, 1, 2]), machine.host('cpu', {}))"
+    )
+    done = subprocess.run([PYTHON36, "-B", "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("True 2")
+
+
+def test_quantiles_of_a_known_ladder() -> None:
+    values = [float(v) for v in range(101)]
+    random.Random(0).shuffle(values)
+    assert clock.quantile(values, 0.9) == 90
+    assert clock.median(values) == 50
+    assert clock.spread(values) == 1.0
+    assert clock.quantile([1.0, 2.0], 0.25) == 1.25
+
+
+@pytest.mark.parametrize(("q", "enough"), [(0.9, 100), (0.95, 200), (0.99, 1000)])
+def test_no_percentile_with_fewer_than_ten_samples_beyond_it(q: float, enough: int) -> None:
+    values = [float(v) for v in range(enough)]
+    assert clock.percentile(values[:-1], q) is None
+    assert clock.percentile(values, q) == pytest.approx(q * (enough - 1))
+
+
+def test_midmean_ignores_both_tails() -> None:
+    assert clock.midmean([0.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 9999.0]) == 12.5
+
+
+def exact_coverage(n: int, low: int, high: int) -> float:
+    """P(x_(low) <= median <= x_(high)), 1-based, for n independent continuous values."""
+    return sum(math.comb(n, i) for i in range(low, high)) / 2**n
+
+
+@pytest.mark.parametrize("n", [6, 9, 12, 20, 101, 1001, 5000])
+def test_the_order_statistics_are_the_tightest_with_95_percent(n: int) -> None:
+    low, high = clock.median_interval([float(v) for v in range(1, n + 1)])
+    assert low + high == n + 1
+    assert exact_coverage(n, int(low), int(high)) >= 0.95
+    assert exact_coverage(n, int(low) + 1, int(high) - 1) < 0.95
+
+
+def test_few_values_give_their_range() -> None:
+    assert clock.median_interval([5.0, 1.0, 3.0]) == (1.0, 5.0)
+    assert clock.median_interval([2.0]) == (2.0, 2.0)
+
+
+def reloads_with_noise(
+    rng: random.Random, slowdown: float, reloads: int = 12, rounds: int = 25
+) -> list[list[tuple[float, float]]]:
+    """Races as machines run them: luck of each load (1 %), noise in stretches (AR(1), 3 %), rare spikes, a common drift."""
+    found, wander = [], 0.0
+    for reload in range(reloads):
+        luck = [rng.gauss(0, 0.01), rng.gauss(0, 0.01)]
+        pairs = []
+        for _ in range(rounds):
+            wander = 0.9 * wander + rng.gauss(0, 0.03 * math.sqrt(1 - 0.81))
+            common = (1 + 0.01 * reload) * (1 + abs(wander))
+            times = [
+                common * (1 + side + (wander / 2 if which else 0)) * (1.8 if rng.random() < 0.05 else 1 + rng.gauss(0, 0.01))
+                for which, side in enumerate(luck)
+            ]
+            pairs.append((times[0] * slowdown, times[1]))
+        found.append(pairs)
+    return found
+
+
+def test_equal_networks_are_called_different_in_at_most_5_percent_of_races() -> None:
+    rng, races = random.Random(1), 1000
+    claimed = 0
+    for _ in range(races):
+        _, (low, high) = clock.paired_ratio(reloads_with_noise(rng, 1.0))
+        claimed += low > 1 or high < 1
+    limit = 0.05 + NormalDist().inv_cdf(0.999) * math.sqrt(0.05 * 0.95 / races)
+    assert claimed / races <= limit
+
+
+def test_a_planted_slowdown_of_5_percent_is_found() -> None:
+    rng = random.Random(2)
+    found = 0
+    for _ in range(300):
+        ratio, (low, high) = clock.paired_ratio(reloads_with_noise(rng, 1.05))
+        assert low <= ratio <= high
+        found += low > 1
+    assert found >= 0.95 * 300
+
+
+def test_a_short_race_stays_honest_where_noise_comes_in_stretches() -> None:
+    rng, races, claimed, naive_claimed = random.Random(3), 1000, 0, 0
+    for _ in range(races):
+        state, values = 0.0, []
+        for _ in range(240):
+            state = 0.8 * state + rng.gauss(0, 1)
+            values.append(math.exp(0.01 * state))
+        _, (low, high) = clock.paired_ratio([[(value, 1.0) for value in values]])
+        claimed += low > 1 or high < 1
+        naive = clock.median_interval(values)
+        naive_claimed += naive[0] > 1 or naive[1] < 1
+    assert claimed / races <= 0.05 + NormalDist().inv_cdf(0.999) * math.sqrt(0.05 * 0.95 / races)
+    assert naive_claimed / races > 0.2, "the noise of this test is too tame to tell"
+
+
+def test_warm_up_waits_for_the_times_to_settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, durations = [0], iter([*(10_000_000 - 400_000 * i for i in range(20)), *([2_000_000] * 500)])
+
+    def call() -> None:
+        now[0] += next(durations)
+
+    monkeypatch.setattr(clock, "now_ns", lambda: now[0])
+    times, stable = clock.warm_up(call)
+    assert stable
+    assert 20 < len(times) < 60
+    assert times[-1] == 2_000_000
+
+
+def test_warm_up_gives_up_on_time_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0]
+
+    def call() -> None:
+        now[0] += 1_000_000_000
+
+    monkeypatch.setattr(clock, "now_ns", lambda: now[0])
+    times, stable = clock.warm_up(call, max_seconds=3)
+    assert not stable
+    assert len(times) == 3
+
+
+@pytest.mark.parametrize(("call_ns", "calls"), [(0, 10000), (10_000, 20), (150_000, 2), (200_000, 1), (9e9, 1)])
+def test_samples_are_long_enough_for_the_clock(call_ns: float, calls: int) -> None:
+    assert clock.calls_per_sample(call_ns) == calls
+
+
+def test_warnings_name_what_is_wrong() -> None:
+    quiet = [1.0 + 0.001 * (i % 7) for i in range(300)]
+    assert clock.warnings_of("dense", quiet, True, 12) == []
+    assert "drifting" in clock.warnings_of("dense", quiet, False, 12)[0]
+    assert "reloads" in clock.warnings_of("dense", quiet, True, 3)[0]
+    assert "last third" in clock.warnings_of("dense", [1 + 0.0004 * i for i in range(300)], True, 12)[0]
+    assert "spreads" in clock.warnings_of("dense", [1.0, 1.2] * 150, True, 12)[0]
+    assert "1.5 times" in clock.warnings_of("dense", quiet[:290] + [3.0] * 10, True, 12)[0]
+
+
+@pytest.mark.parametrize(("load", "cores", "warns"), [(None, 2, False), (0.3, 2, False), (1.0, 2, True), (3.0, 64, False)])
+def test_load_at_the_start_is_said(load: float | None, cores: int, warns: bool) -> None:
+    assert bool(clock.load_warning(load, cores)) == warns

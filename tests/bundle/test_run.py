@@ -1,0 +1,200 @@
+"""The runner, as it is used: a script in a process of its own, over real files and the real ONNX Runtime."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from small_onnx import write_small_onnx
+
+from lorita_deploy import bundle
+from lorita_deploy.records import Artifact, Manifest, ManifestFile, Profile, Receipt
+
+RUNNER = Path(bundle.__file__).with_name("run.py")
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two networks, and golden data for both: three real outputs each."""
+    (tmp_path / "golden").mkdir()
+    inputs = np.random.default_rng(1).standard_normal((3, 3, 16, 16)).astype(np.float32)
+    np.savez(tmp_path / "golden/inputs.npz", input=inputs)
+    for name, width in (("compressed", 16), ("dense", 64)):
+        path = write_small_onnx(tmp_path / f"{name}.onnx", width)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        outputs = np.concatenate([session.run(None, {"input": example[None]})[0] for example in inputs])
+        np.savez(tmp_path / f"golden/outputs-{name}.npz", output=outputs)
+    return tmp_path
+
+
+def job(folder: Path, **changes: Any) -> dict[str, Any]:
+    names = ("compressed", "dense")
+    return {
+        "schema": "lorita-deploy/job/1",
+        "artifacts": [{"name": name, "path": f"{name}.onnx", "sha256": sha256(folder / f"{name}.onnx")} for name in names],
+        "baseline": "dense",
+        "golden": {"inputs": "golden/inputs.npz", "outputs": {name: f"golden/outputs-{name}.npz" for name in names}},
+        "samples": 48,
+        "max_seconds": 5.0,
+        **changes,
+    }
+
+
+def start(folder: Path, body: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = folder / "job.json"
+    path.write_text(json.dumps(body))
+    command = [sys.executable, str(RUNNER), "--job", str(path), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], code: int, word: str) -> None:
+    """The exit code, and a message in three parts without a traceback."""
+    assert done.returncode == code, done.stderr
+    assert word in done.stderr
+    assert "\n  where: " in done.stderr
+    assert "\n  do:    " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_verify_and_race_give_a_receipt(folder: Path) -> None:
+    done = start(folder, job(folder))
+    assert done.returncode == 0, done.stderr
+    receipt = Receipt.load(done.stdout.strip())
+    compressed, dense = receipt.series
+    assert (compressed.name, dense.name) == ("compressed", "dense")
+    for series in receipt.series:
+        assert series.n == len(series.samples_ms) == 48
+        assert series.reloads == 12
+        assert series.calls_per_sample * series.median_ms > 0.05, "samples are long against the clock"
+        assert series.median_ci95_ms[0] <= series.median_ms <= series.median_ci95_ms[1]
+        assert series.verified
+        assert series.max_rel is not None
+        assert series.max_rel < 1e-5
+        assert series.p99_ms is None
+        assert series.file_bytes == (folder / f"{series.name}.onnx").stat().st_size
+        assert series.peak_memory_bytes
+        assert 10e6 < series.peak_memory_bytes < 2e9
+        assert series.load_ms > 0
+        assert series.first_ms > 0
+    (ratio,) = receipt.ratios
+    assert ratio.ci95[0] <= ratio.ratio <= ratio.ci95[1]
+    assert ratio.ci95[1] < 1, "a quarter of the width and a tenth of the work"
+    assert receipt.faster == "compressed"
+    assert receipt.host.versions["onnxruntime"] == onnxruntime.__version__
+    assert receipt.settings.threads == 1
+
+
+def test_a_race_against_itself_names_the_baseline(folder: Path) -> None:
+    same = {"path": "dense.onnx", "sha256": sha256(folder / "dense.onnx")}
+    done = start(folder, job(folder, artifacts=[{"name": "twin", **same}, {"name": "dense", **same}], golden=None, samples=240))
+    receipt = Receipt.load(done.stdout.strip())
+    assert 0.7 < receipt.ratios[0].ratio < 1.4
+    assert receipt.faster == ("twin" if receipt.ratios[0].faster else "dense")
+    assert receipt.series[0].verified is None
+
+
+def test_profile_gives_the_time_of_every_node(folder: Path) -> None:
+    done = start(folder, job(folder, tasks=["profile"], samples=30, result="profile.json"))
+    assert done.returncode == 0, done.stderr
+    profile = Profile.load(done.stdout.strip())
+    for artifact in profile.artifacts:
+        assert artifact.runs == 30
+        total = sum(node.us for node in artifact.nodes)
+        assert 0.2 * artifact.whole_us < total < 3 * artifact.whole_us
+        assert sum("Conv" in node.op for node in artifact.nodes) == 3
+        assert any("tokens_out" in node.name for node in artifact.nodes), "names survive, which prices rely on"
+    assert not list(folder.glob("*profile_*")), "the raw profiles are cleared away"
+
+
+def test_a_tampered_file_is_named_and_nothing_runs(folder: Path) -> None:
+    body = job(folder)
+    with (folder / "dense.onnx").open("ab") as file:
+        file.write(b"x")
+    assert_refused(start(folder, body), 2, "dense.onnx")
+    assert not (folder / "receipt.json").exists()
+
+
+def test_golden_outputs_that_differ_are_exit_4(folder: Path) -> None:
+    path = folder / "golden/outputs-compressed.npz"
+    outputs = np.load(path)["output"]
+    np.savez(path, output=outputs * 1.01)
+    assert_refused(start(folder, job(folder)), 4, "golden outputs not reproduced")
+    assert start(folder, job(folder, tolerance=0.1)).returncode == 0
+
+
+def test_outputs_that_are_not_numbers_fail(folder: Path) -> None:
+    inputs = np.load(folder / "golden/inputs.npz")["input"]
+    inputs[1, 0, 0, 0] = np.nan
+    np.savez(folder / "golden/inputs.npz", input=inputs)
+    assert_refused(start(folder, job(folder)), 4, "inf")
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"schema": "lorita-deploy/job/2"}, "schema"),
+        ({"colour": "red"}, "unknown entry colour"),
+        ({"artifacts": []}, "at least one"),
+        ({"artifacts": [{"name": "a"}]}, "an entry is missing"),
+        ({"artifacts": [{"name": "a", "path": "/etc/passwd", "sha256": ""}]}, "leads out"),
+        ({"artifacts": [{"name": "a", "path": "../job.json", "sha256": ""}]}, "leads out"),
+        ({"artifacts": [{"name": "a", "path": "gone.onnx", "sha256": ""}]}, "gone.onnx"),
+        ({"settings": {"runtime": "abacus"}}, "abacus"),
+        ({"settings": {"threads": "many"}}, "threads"),
+        ({"result": "../receipt.json"}, "leads out"),
+    ],
+)
+def test_bad_jobs_are_refused(folder: Path, changes: dict[str, Any], word: str) -> None:
+    assert_refused(start(folder, job(folder, **changes)), 2, word)
+
+
+def test_a_file_that_is_no_network_is_refused(folder: Path) -> None:
+    (folder / "dense.onnx").write_bytes(b"not a network")
+    assert_refused(start(folder, job(folder)), 2, "does not load it")
+
+
+def test_a_symlink_out_of_the_folder_is_refused(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside") / "dense.onnx"
+    body = job(folder)
+    (folder / "dense.onnx").rename(outside)
+    (folder / "dense.onnx").symlink_to(outside)
+    assert_refused(start(folder, body), 2, "leads out")
+
+
+def test_in_a_bundle_the_manifest_stands_for_the_job(folder: Path) -> None:
+    for name in bundle.RUNNER_FILES:
+        (folder / name).write_bytes(RUNNER.with_name(name).read_bytes())
+    artifacts = [
+        Artifact(
+            role=role, path=f"{role}.onnx", exporter="onnx", sha256=sha256(folder / f"{role}.onnx"), size_bytes=1, opset=17,
+            ir_version=8, precision="fp32", batch=1, dynamic_batch=False, rung=0, simplified=False, inputs=(), outputs=(),
+        )
+        for role in ("compressed", "dense")
+    ]  # fmt: skip
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [
+        ManifestFile(path=str(path.relative_to(folder)), sha256=sha256(path), size_bytes=path.stat().st_size) for path in paths
+    ]
+    Manifest(
+        model="small", target="cpu", producer="test", files=tuple(files), artifacts=tuple(artifacts), sources={},
+        preprocessing={}, classes=(), tolerance=1e-3,
+    ).save(folder / "manifest.json")  # fmt: skip
+    done = subprocess.run([sys.executable, "run.py"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    receipt = Receipt.load(folder / "receipt.json")
+    assert receipt.faster == "compressed"
+    assert all(series.verified for series in receipt.series)
+    (folder / "golden/inputs.npz").write_bytes(b"changed")
+    done = subprocess.run([sys.executable, "run.py"], cwd=folder, capture_output=True, text=True, check=False)
+    assert_refused(done, 2, "golden/inputs.npz")
