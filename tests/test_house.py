@@ -157,7 +157,7 @@ def test_no_file_names_a_machine_or_a_registry():
 
 # ---------------------------------------------------------------------------------------------- what is loaded when
 
-HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "sklearn", "scipy", "numpy", "accelerate")
+HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "sklearn", "scipy", "accelerate", "pandas")
 PROBE = """
 import sys
 sys.argv = ["lorita-deploy", *sys.argv[1:]]

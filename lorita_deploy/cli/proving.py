@@ -27,10 +27,12 @@ def verify(screen: Screen, path: Path) -> None:
     Example:
       lorita-deploy verify build/vgg16-cpu
     """
+    from ..measure.fidelity import require_passed
     from ..pipeline.again import verify_again
 
     report = verify_again(path)
     screen.show(report, proofs.fidelity(report.checks))
+    require_passed(report.checks, path)
     worst = max(check.max_rel for check in report.checks)
     screen.result(f"{len(report.checks)} artifacts verified, largest relative difference {worst:.1e}")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import OutOfResource, UnknownName
+from ..ports import find_model
 from ..records import BuildReport
 from .compressing import CALIBRATE, COMPRESS, PLAN, PRICE
 from .context import Build, Stage, Watch
@@ -51,6 +52,8 @@ def build(
     """
     stages = _up_to(until)
     context = Build(options, watch=watch, model=model, task=task)
+    if model is None:
+        find_model(options.model)  # a misspelt name leaves no folder behind
     with context.folder.held(), _out_of_resource(options):
         if options.fresh:
             context.folder.forget(STAGES)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..records import BuildReport, Role, write_atomically
+from ..report import words
 from ..report.markdown import render
 from ..targets import this_host
 
@@ -48,32 +50,45 @@ def gather(build: Build) -> BuildReport:
         stages=stages,
         left_alone=dense.left_alone,
         notes=tuple(build.notes),
+        collapsed=dense,
     )
-    return draft.model_copy(update={"headline": headline(draft)})
+    return draft.model_copy(update={"headline": headline(draft), "missed": tuple(_missed(build, draft))})
+
+
+def _missed(build: Build, report: BuildReport) -> Iterator[str]:
+    """Demands that the measured times do not meet. A budget counts as missed when the whole interval lies beyond it;
+    ``--require-speedup`` asks for proof."""
+    assert report.receipt is not None
+    required, budget, race = build.options.require_speedup, report.plan.budget, report.receipt.ratios[0]
+    dense_ships = report.shipped == "dense"
+    found = "the dense network ships" if dense_ships else words.speed(race)
+    if required is not None and not build.local:
+        yield f"a speed-up of {required:g}x was required, but no time on {report.target} is measured here"
+    elif required is not None and (dense_ships or race.speedup < required):
+        yield f"a speed-up of {required:g}x was required: {found}"
+    if budget.speedup is not None and build.local and (1.0 if dense_ships else 1 / race.ci95[0]) < budget.speedup:
+        yield f"a speed-up of {budget.speedup:g}x was asked for: {found}"
+    if budget.max_latency_ms is not None:
+        times = {each.name: each.median_ci95_ms[0] for each in report.receipt.series} if build.local else {}
+        fastest_ms = times.get(report.shipped, report.plan.predicted_us / 1e3)
+        if fastest_ms > budget.max_latency_ms:
+            took = f"{words.number(fastest_ms)} ms" if build.local else "more than that"
+            yield f"at most {budget.max_latency_ms:g} ms were asked for: {took}, {report.provenance}"
 
 
 def headline(report: BuildReport) -> str:
     """One line of result, in words that cannot be mistaken for more than was measured."""
-    from .shipping import describe_ratio
-
     assert report.receipt is not None
-    measured = report.receipt.ratios[0]
+    measured = words.speed(report.receipt.ratios[0])
     if report.shipped == "dense":
         line = "ships the dense network: no compressed form was faster"
     elif report.estimated_ratio is not None:
-        line = (
-            f"estimated {1 / report.estimated_ratio:.2f}x faster on {report.target}; cpu, measured: {describe_ratio(measured)}"
-        )
+        line = f"estimated {words.times(1 / report.estimated_ratio)} faster on {report.target}; cpu, measured: {measured}"
     else:
-        line = f"{describe_ratio(measured)}, measured"
+        line = f"{measured}, measured"
     role: Role = report.shipped
     if role in report.accuracy:
-        dense, found = report.accuracy["dense"], report.accuracy[role]
-        if found.metric == "score":
-            line += f"; score {dense.value:.4g} -> {found.value:.4g}"
-        else:
-            word = "agree with dense" if found.metric == "agreement" else "right"
-            line += f"; {word}: {dense.correct:,.0f} -> {found.correct:,.0f} of {found.total:,} {found.split} images"
+        line += f"; {words.right_change(report.accuracy['dense'], report.accuracy[role])}"
     return line
 
 

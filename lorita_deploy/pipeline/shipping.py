@@ -12,7 +12,8 @@ from ..devices.local import LocalDevice
 from ..measure.accuracy import artifact_accuracy
 from ..measure.fidelity import require_passed, verify
 from ..measure.latency import race
-from ..records import Accuracy, Artifact, ArtifactList, FidelityReport, LatencyRatio, Receipt, Role, write_atomically
+from ..records import Accuracy, Artifact, ArtifactList, FidelityReport, Receipt, Role, write_atomically
+from ..report import words
 from .context import EVALUATION_BATCH, Build, Stage
 from .exporting import export, preprocessing, sources
 from .folder import sha256_of
@@ -172,7 +173,7 @@ def _run_bench(build: Build) -> str:
     winner = next(artifact for artifact in build.artifacts if artifact.role == role)
     write_atomically(build.folder / "model.onnx", (build.folder / winner.path).read_bytes())
     found = receipt.ratios[0]
-    return f"{describe_ratio(found)} here (cpu); ships the {role} network"
+    return f"{words.speed(found)} here (cpu); ships the {role} network"
 
 
 def decide(build: Build, receipt: Receipt) -> Role:
@@ -185,23 +186,15 @@ def decide(build: Build, receipt: Receipt) -> Role:
     return "compressed"
 
 
-def describe_ratio(found: LatencyRatio) -> str:
-    """For example ``3.42x faster (95 % interval 3.38-3.47)``; a speed-up is claimed only where the interval says so."""
-    low, high = 1 / found.ci95[1], 1 / found.ci95[0]
-    interval = f"95 % interval {low:.2f}-{high:.2f}"
-    if found.faster:
-        return f"{found.speedup:.2f}x faster ({interval})"
-    if low <= 1 <= high:
-        return f"as fast as dense ({interval})"
-    return f"{found.ratio:.2f}x the time of dense ({interval})"
-
-
 # ---------------------------------------------------------------------------------------------- bundle
 
 
 def _bundle_key(build: Build) -> dict[str, Any]:
     names = ("artifacts.json", "fidelity.json", "receipt.json", "plan.json", "model.onnx", "compressed.json")
-    return {name: sha256_of(build.folder / name) for name in names} | {"producer": version("lorita-deploy")}
+    return {name: sha256_of(build.folder / name) for name in names} | {
+        "producer": version("lorita-deploy"),
+        "required": build.options.require_speedup,
+    }
 
 
 def _run_bundle(build: Build) -> str:

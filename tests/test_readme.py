@@ -1,0 +1,109 @@
+"""What the README shows is true: its Python runs, its commands exist, its recipes work, its two main commands pass."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorita_deploy.cli import cli
+from lorita_deploy.ports import Exporter, ModelSpec
+from lorita_deploy.records import BuildReport
+from lorita_deploy.targets import load_target
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language, under=None):
+    """The fenced blocks of a language, of the whole page or of one section."""
+    text = README if under is None else re.split(r"^## ", README.split(f"## {under}\n")[1], flags=re.MULTILINE)[0]
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands():
+    """Every lorita-deploy line of the page, without its comment."""
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [line.partition("#")[0].split() for line in lines if line.startswith("lorita-deploy")]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_and_option_exists(words):
+    if words[1].startswith("-"):
+        return
+    command = cli.commands[words[1]]
+    offered = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word for word in words[2:] if word.startswith("-")} <= offered
+
+
+def test_every_command_is_told_of():
+    for name in cli.commands:
+        assert re.search(rf"\b{name}\b", README), f"the README does not mention {name}"
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists() or target.startswith("http"), target
+
+
+def test_the_python_of_the_readme_runs(tmp_path):
+    (code,) = blocks("python", "Python")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = BuildReport.load(tmp_path / "build" / "mine" / "report.json")
+    assert done.stdout.strip() == report.headline
+    assert (tmp_path / "build" / "mine" / "model.onnx").exists()
+    right = report.validation["dense"]
+    assert right.value > 0.9, "three hidden matrices learn the digits"
+
+
+def test_the_model_of_the_readme_is_one():
+    names = {}
+    exec(blocks("python", "Adding a model")[0], names)
+    spec = names["TINY"]
+    assert isinstance(spec, ModelSpec)
+    assert spec.build(7, 32)(torch.zeros(2, *spec.input_shape())).shape == (2, 7)
+    assert "lorita_deploy.models" in tomllib.loads(blocks("toml", "Adding a model")[0])["project"]["entry-points"]
+
+
+def test_the_exporter_of_the_readme_is_one():
+    names = {}
+    exec(blocks("python", "Adding an exporter")[0], names)
+    assert isinstance(names["EXPORTER"], Exporter)
+
+
+def test_the_target_of_the_readme_is_one(tmp_path):
+    path = tmp_path / "my-board.toml"
+    path.write_text(blocks("toml", "Adding a target")[0])
+    assert load_target(str(path)).name == "my-board"
+
+
+def main_command():
+    first = next(words for words in commands() if words[1] == "build")
+    assert first == ["lorita-deploy", "build", "--model", "vgg16", "--target", "cpu"]
+    return first
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_main_command_passes_and_is_as_good_as_shown(tmp_path):
+    command = shutil.which("lorita-deploy", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    done = subprocess.run([command, *main_command()[1:]], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    *_, artifact, headline = done.stdout.splitlines()
+    assert (tmp_path / artifact).is_file()
+    report = BuildReport.load(tmp_path / "build" / "vgg16-cpu" / "report.json")
+    assert report.headline == headline
+    dense, shipped = report.accuracy["dense"], report.accuracy[report.shipped]
+    assert dense.value >= 0.97
+    assert shipped.correct >= dense.correct - 5
+    assert report.receipt.ratios[0].speedup >= 3
+    again = subprocess.run([command, *main_command()[1:]], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert again.returncode == 0
+    assert len(re.findall(r"^\w+ +cached", again.stderr, flags=re.MULTILINE)) == 11
+    assert again.stdout.splitlines()[-1] == headline
