@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +141,7 @@ def _run(screen: Screen, options: BuildOptions, until: str) -> Any:
     from ..pipeline import build as run
     from .progress import TerminalWatch
 
-    with TerminalWatch(screen) as watch:
+    with TerminalWatch(screen) as watch, redirect_stdout(sys.stderr):  # what libraries print is no result
         return run(options, until=until, watch=watch)
 
 
