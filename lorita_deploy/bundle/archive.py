@@ -78,6 +78,7 @@ def unpack_files(archive: Path, into: Path) -> None:
             with tarfile.open(fileobj=bounded, mode="r:") as members:
                 into.mkdir(parents=True)
                 _take(members, into)
+                bounded.drain()
     except (BadArtifact, OutOfResource):
         raise
     except Exception as error:  # tarfile and zlib have many words for damage
@@ -120,6 +121,13 @@ class _Bounded:
             raise BadArtifact(f"the archive asks for {size} bytes at once")
         content: bytes = self.stream.read(size)
         return content
+
+    def drain(self) -> None:
+        """Read to the end, where gzip's own check sum stands."""
+        for _ in range(MAX_BYTES // CHUNK):
+            if not self.stream.read(CHUNK):
+                return
+        raise BadArtifact("the archive does not end")
 
     def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
         if whence != os.SEEK_SET or not 0 <= place <= 2 * MAX_BYTES:

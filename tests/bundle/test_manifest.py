@@ -1,0 +1,362 @@
+"""Bundles: written, checked, packed, unpacked, run; and every way of tampering with one."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from small_onnx import write_small_onnx
+
+from lorita_deploy.bundle import archive as archives
+from lorita_deploy.bundle.archive import is_plain
+from lorita_deploy.bundle.manifest import check_bundle, npz, pack, read_manifest, unpack, write_bundle
+from lorita_deploy.errors import BadArtifact, BadRecord, LoritaDeployError
+from lorita_deploy.records import Artifact, Manifest, Receipt, Role
+
+WIDTHS: dict[Role, int] = {"compressed": 8, "dense": 32}
+PREPROCESSING = {
+    "layout": "NCHW",
+    "shape": [3, 16, 16],
+    "scale": "pixels/255",
+    "mean": [0.4, 0.5, 0.6],
+    "std": [0.2, 0.25, 0.3],
+    "resize": "bilinear",
+}
+
+
+def artifact(path: Path, role: Role) -> Artifact:
+    content = path.read_bytes()
+    return Artifact(
+        role=role,
+        path=path.name,
+        exporter="onnx",
+        sha256=hashlib.sha256(content).hexdigest(),
+        size_bytes=len(content),
+        opset=17,
+        ir_version=8,
+        precision="fp32",
+        batch=1,
+        dynamic_batch=False,
+        rung=0,
+        simplified=False,
+        inputs=(),
+        outputs=(),
+    )
+
+
+def write(root: Path, folder: Path) -> Manifest:
+    """A bundle of two small networks and their real outputs."""
+    root.mkdir(exist_ok=True)
+    inputs = np.random.default_rng(0).standard_normal((3, 3, 16, 16)).astype(np.float32)
+    artifacts, outputs = [], {}
+    for role, width in WIDTHS.items():
+        path = root / f"{role}.onnx"
+        write_small_onnx(path, width)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        outputs[role] = {"output": np.concatenate([session.run(None, {"input": each[None]})[0] for each in inputs])}
+        artifacts.append(artifact(path, role))
+    return write_bundle(
+        folder,
+        artifacts=artifacts,
+        artifact_root=root,
+        golden_inputs={"input": inputs},
+        golden_outputs=outputs,
+        model="small",
+        target="cpu",
+        producer="lorita-deploy 0",
+        sources={"data": "0" * 64},
+        preprocessing=PREPROCESSING,
+        classes=[f"class number {place}" for place in range(outputs["dense"]["output"].shape[1])],
+        tolerance=1e-3,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write(tmp_path / "build", tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def test_every_file_is_in_the_manifest(folder: Path) -> None:
+    manifest = check_bundle(folder)
+    assert manifest == read_manifest(folder)
+    on_disk = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert on_disk == {file.path for file in manifest.files} | {"manifest.json"}
+    needed = "compressed.onnx dense.onnx run.py clock.py infer.py README.txt golden/inputs.npz"
+    assert {*needed.split(), "golden/outputs-compressed.npz", "golden/outputs-dense.npz"} <= on_disk
+
+
+def test_no_path_of_this_machine_is_shipped(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            assert str(folder.parent).encode() not in path.read_bytes(), path
+
+
+def test_a_bare_run_verifies_and_races_and_leaves_a_whole_bundle(folder: Path) -> None:
+    """Without any argument it takes what the manifest says; the time limits are the runner's defaults."""
+    done = subprocess.run([sys.executable, "run.py"], cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    receipt = Receipt.load(folder / "receipt.json")
+    assert [series.verified for series in receipt.series] == [True, True]
+    assert {series.name for series in receipt.series} == {"compressed", "dense"}
+    check_bundle(folder)
+
+
+def test_infer_classifies_as_the_network_was_trained_to_see(folder: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from lorita_deploy.train.images import decode, normalise
+
+    picture = tmp_path / "picture.png"
+    pixels = np.random.default_rng(3).integers(0, 255, (40, 28, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(picture)
+    expected = normalise(decode([picture], (3, 16, 16)), PREPROCESSING["mean"], PREPROCESSING["std"])  # type: ignore[arg-type]
+    session = onnxruntime.InferenceSession(folder / "compressed.onnx", providers=["CPUExecutionProvider"])
+    logits = session.run(None, {"input": expected.numpy()})[0][0].astype(np.float64)
+    shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+
+    command = [sys.executable, str(folder / "infer.py")]
+    done = subprocess.run([*command, str(picture)], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"{100 * shares.max():6.2f} %  class number {shares.argmax()}"
+    assert len(lines) == min(5, len(shares))
+
+    picture.write_bytes(b"not an image")
+    done = subprocess.run([*command, str(picture)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "")
+    assert "cannot be read" in done.stdout
+
+
+def test_infer_takes_the_network_that_was_faster_here(folder: Path) -> None:
+    sys.path.insert(0, str(folder))
+    try:
+        import infer
+
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert infer.artifact_path(manifest) == str(folder / "compressed.onnx")
+        (folder / "receipt.json").write_text('{"faster": "dense"}')
+        assert infer.artifact_path(manifest) == str(folder / "dense.onnx")
+    finally:
+        sys.path.remove(str(folder))
+        sys.modules.pop("infer", None)
+
+
+# ---------------------------------------------------------------------------------------------- tampering
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def retell(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    body = json.loads((folder / "manifest.json").read_text())
+    change(body)
+    (folder / "manifest.json").write_text(json.dumps(body))
+
+
+TAMPERING: dict[str, tuple[Callable[[Path], object], str]] = {
+    "one bit": (lambda folder: flip(folder / "dense.onnx"), "changed: dense.onnx"),
+    "longer": (lambda folder: (folder / "run.py").write_text("print('hello')"), "changed: run.py"),
+    "missing": (lambda folder: (folder / "golden/inputs.npz").unlink(), "missing: golden/inputs.npz"),
+    "extra": (lambda folder: (folder / "numpy.py").write_text(""), "not part of it: numpy.py"),
+    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json"),
+    "link": (lambda folder: (folder / "more").symlink_to("/etc"), "no links"),
+    "leads out": (lambda f: retell(f, lambda body: body["files"][0].update(path="../secret")), "impossible files"),
+    "absolute": (lambda f: retell(f, lambda body: body["artifacts"][0].update(path="/etc/passwd")), "impossible files"),
+    "twice": (lambda f: retell(f, lambda body: body["files"].append(body["files"][0])), "impossible files"),
+    "unlisted": (lambda f: retell(f, lambda body: body["artifacts"][0].update(path="other.onnx")), "impossible files"),
+    "digest": (lambda f: retell(f, lambda body: body["artifacts"][0].update(sha256="0" * 64)), "two digests"),
+}
+
+
+@pytest.mark.parametrize("how", TAMPERING)
+def test_tampering_is_named(folder: Path, how: str) -> None:
+    tamper, words = TAMPERING[how]
+    tamper(folder)
+    for look in (check_bundle, lambda place: pack(place, place.parent / "packed.tar.gz")):
+        with pytest.raises(BadArtifact, match=words):
+            look(folder)
+    assert not (folder.parent / "packed.tar.gz").exists()
+
+
+def test_a_manifest_from_a_newer_version(folder: Path) -> None:
+    retell(folder, lambda body: body.update(schema="lorita-deploy/manifest/99"))
+    with pytest.raises(BadRecord, match="newer"):
+        check_bundle(folder)
+
+
+def test_an_artifact_that_changed_since_export_is_not_bundled(folder: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(folder)
+    flip(tmp_path / "build/dense.onnx")
+    options: dict[str, Any] = {
+        "golden_inputs": {},
+        "golden_outputs": {},
+        "model": "small",
+        "target": "cpu",
+        "producer": "",
+        "sources": {},
+        "preprocessing": {},
+        "classes": (),
+        "tolerance": 1e-3,
+    }
+    with pytest.raises(BadArtifact, match="has changed since it was exported"):
+        write_bundle(tmp_path / "second", artifacts=manifest.artifacts, artifact_root=tmp_path / "build", **options)
+    with pytest.raises(BadArtifact, match="not empty"):
+        write_bundle(folder, artifacts=(), artifact_root=tmp_path, **options)
+
+
+# ---------------------------------------------------------------------------------------------- packing
+
+
+def test_packing_gives_the_same_bytes_elsewhere_and_later(tmp_path: Path) -> None:
+    digests = set()
+    for name in ("one", "two"):
+        write(tmp_path / f"build-{name}", tmp_path / name)
+        packed = pack(tmp_path / name, tmp_path / f"{name}.tar.gz")
+        digests.add(hashlib.sha256(packed.read_bytes()).hexdigest())
+        (tmp_path / name / "receipt.json").write_text("{}")  # what a run leaves there is not packed
+        digests.add(hashlib.sha256(pack(tmp_path / name, packed).read_bytes()).hexdigest())
+        time.sleep(2.1)  # zip files count time in steps of two seconds
+    assert len(digests) == 1
+    with tarfile.open(tmp_path / "one.tar.gz") as archive:
+        members = archive.getmembers()
+    assert {(member.uid, member.gid, member.uname, member.mtime) for member in members} == {(0, 0, "", 0)}
+
+
+def test_unpacking_gives_the_bundle_back(folder: Path, tmp_path: Path) -> None:
+    packed = pack(folder, tmp_path / "packed.tar.gz")
+    there = unpack(packed, tmp_path / "board")
+    assert there == tmp_path / "board/bundle"
+    assert check_bundle(there) == check_bundle(folder)
+    assert os.access(there / "run.py", os.X_OK)
+    with pytest.raises(BadArtifact, match="already"):
+        unpack(packed, tmp_path / "board")
+
+
+def member(name: str, content: bytes = b"x", **changes: Any) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    for key, value in changes.items():
+        setattr(info, key, value)
+    return info, content
+
+
+UNSAFE = {
+    "absolute": [member("/tmp/lorita-evil")],
+    "dots": [member("bundle/../../evil")],
+    "outside": [member("evil")],
+    "backslash": [member("bundle\\..\\evil")],
+    "drive": [member("bundle/C:evil")],
+    "link": [member("bundle/link", b"", type=tarfile.SYMTYPE, linkname="/etc")],
+    "through a link": [member("bundle/link", b"", type=tarfile.SYMTYPE, linkname=".."), member("bundle/link/evil")],
+    "hard link": [member("bundle/link", b"", type=tarfile.LNKTYPE, linkname="/etc/passwd")],
+    "device": [member("bundle/device", b"", type=tarfile.CHRTYPE)],
+    "fifo": [member("bundle/fifo", b"", type=tarfile.FIFOTYPE)],
+    "twice": [member("bundle/a"), member("bundle/a", b"y")],
+    "file as folder": [member("bundle/a"), member("bundle/a/b")],
+    "many": [member(f"bundle/{place}") for place in range(archives.MAX_FILES + 1)],
+    "empty": [],
+    "no manifest": [member("bundle/a")],
+}
+
+
+def tar_gz(path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for info, content in members:
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def everything_under(place: Path) -> set[str]:
+    return {path.relative_to(place).as_posix() for path in place.rglob("*")}
+
+
+@pytest.mark.parametrize("kind", UNSAFE)
+def test_unsafe_archives_leave_nothing_behind(tmp_path: Path, kind: str) -> None:
+    packed = tar_gz(tmp_path / "packed.tar.gz", UNSAFE[kind])
+    with pytest.raises(BadArtifact):
+        unpack(packed, tmp_path / "board")
+    assert everything_under(tmp_path) == {"packed.tar.gz", "board"}
+
+
+def test_a_small_file_that_claims_to_be_huge(tmp_path: Path) -> None:
+    """4 GiB of zeros in a header's own data, and a member beyond the limit: refused before they are read."""
+    for info in (member("bundle/a", b"")[0], member("bundle/h", b"", type=tarfile.XHDTYPE)[0]):
+        info.size = archives.MAX_BYTES + 1
+        with gzip.open(tmp_path / "packed.tar.gz", "wb") as file:
+            file.write(info.tobuf(tarfile.GNU_FORMAT))
+            file.write(bytes(100_000))
+        with pytest.raises(BadArtifact):
+            unpack(tmp_path / "packed.tar.gz", tmp_path / "board")
+
+
+def test_damaged_archives(folder: Path, tmp_path: Path) -> None:
+    content = pack(folder, tmp_path / "packed.tar.gz").read_bytes()
+    for damaged in (b"", b"hello", content[: len(content) // 2], content[:-4], content[:200] + b"\0" * 50 + content[250:]):
+        (tmp_path / "damaged.tar.gz").write_bytes(damaged)
+        with pytest.raises(BadArtifact):
+            unpack(tmp_path / "damaged.tar.gz", tmp_path / "board")
+        assert not everything_under(tmp_path / "board")
+    with pytest.raises(BadArtifact, match="no such file"):
+        unpack(tmp_path / "absent.tar.gz", tmp_path / "board")
+
+
+@pytest.mark.slow
+def test_two_thousand_random_damages(folder: Path, tmp_path: Path) -> None:
+    """Any bytes give the bundle back or one clear error, and nothing is written outside."""
+    content = pack(folder, tmp_path / "packed.tar.gz").read_bytes()
+    plain = gzip.decompress(content)
+    random = np.random.default_rng(0)
+    before = everything_under(tmp_path)
+    for attempt in range(2000):
+        damaged = bytearray(plain if attempt % 2 else content)
+        for place in random.integers(0, len(damaged), random.integers(1, 8)):
+            damaged[place] = random.integers(256)
+        (tmp_path / "damaged.tar.gz").write_bytes(gzip.compress(damaged, 1) if attempt % 2 else damaged)
+        try:
+            there = unpack(tmp_path / "damaged.tar.gz", tmp_path / "board")
+        except LoritaDeployError:
+            continue
+        assert check_bundle(there) == check_bundle(folder)
+        for path in sorted(there.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        there.rmdir()
+    assert everything_under(tmp_path) - before == {"damaged.tar.gz", "board"}
+
+
+def test_plain_names() -> None:
+    for name in ("model.onnx", "golden/inputs.npz", "a-b_c.1"):
+        assert is_plain(name)
+    for name in ("", ".", "..", "../a", "a/../b", "/a", "a//b", "a/", "./a", "a\\b", "C:a", "a\nb", "a\0b"):
+        assert not is_plain(name), name
+
+
+def test_npz_bytes_depend_on_the_arrays_alone() -> None:
+    arrays = {"b": np.arange(6.0).reshape(2, 3).T, "a": np.array([1, 2], np.int64)}
+    assert npz(arrays) == npz({name: array.copy() for name, array in arrays.items()})
+    with np.load(io.BytesIO(npz(arrays)), allow_pickle=False) as read:
+        assert all((read[name] == array).all() and read[name].dtype == array.dtype for name, array in arrays.items())
+
+
+PYTHON36 = next((str(path) for path in Path.home().glob(".pyenv/versions/3.6.*/bin/python")), None)
+
+
+@pytest.mark.skipif(PYTHON36 is None, reason="no Python 3.6 here")
+def test_infer_is_valid_python_3_6(folder: Path) -> None:
+    assert PYTHON36 is not None
+    subprocess.run([PYTHON36, "-m", "py_compile", str(folder / "infer.py")], check=True)
