@@ -90,6 +90,26 @@ def form(name: str) -> Form:
     return {str(each.name): each for each in FORMS}[name]
 
 
+def form_geometries(geometry: Geometry, rank: int | None) -> tuple[Geometry, ...]:
+    """The layers that a form consists of: the layer itself, or a pair's two factors."""
+    if rank is None:
+        return (geometry,)
+    first = geometry.model_copy(update={"out_channels": rank, "bias": False})
+    ones = (1,) * len(geometry.kernel)
+    second = geometry.model_copy(
+        update={
+            "in_channels": rank,
+            "kernel": ones,
+            "stride": ones,
+            "padding": (0,) * len(ones),
+            "dilation": ones,
+            "in_shape": geometry.out_shape,
+            "bias": True,
+        }
+    )
+    return (first, second)
+
+
 def pair_module(layer: nn.Module, rank: int) -> nn.Sequential:
     """An unfilled pair in place of a Linear, Conv1d or Conv2d: ``0`` is the first factor, ``1`` the second.
 
@@ -118,6 +138,7 @@ def pair_module(layer: nn.Module, rank: int) -> nn.Sequential:
         parameter.requires_grad_(weight.requires_grad)
     for hooks in _HOOKS:
         getattr(pair, hooks).update(getattr(layer, hooks))
+    pair._is_full_backward_hook = layer._is_full_backward_hook
     return pair
 
 
@@ -163,6 +184,6 @@ def replace_layer(network: nn.Module, name: str, new: nn.Module) -> None:
     """Put ``new`` wherever the layer ``name`` was: a module may be registered under several names."""
     old = network.get_submodule(name)
     for parent in list(network.modules()):
-        for child, part in list(parent.named_children()):
+        for child, part in list(parent._modules.items()):  # named_children() gives a part only once
             if part is old:
                 setattr(parent, child, new)

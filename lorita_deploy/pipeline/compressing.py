@@ -11,9 +11,11 @@ from ..compress.calibrate import calibrate
 from ..compress.candidates import candidates
 from ..compress.plan import Solution, check_plan, make_plan, solve
 from ..compress.recover import distill
+from ..devices.local import LocalDevice
 from ..networks import save_weights, survey
 from ..ports import Pricer
 from ..records import CandidateTable, Choice, CompressedRecord, Plan, Prediction, PriceTable, Probe
+from ..targets import this_host
 from .context import Build, Stage
 from .exporting import export_dense
 from .folder import sha256_of
@@ -86,37 +88,28 @@ def _run_price(build: Build) -> str:
 
 
 def _pricer(build: Build) -> Pricer:
-    from ..devices.local import LocalDevice
-    from ..measure.layer_times import MeasuredPricer, TablePricer
-    from ..measure.roofline import RooflinePricer
-    from ..targets import this_host
-
     common: dict[str, Any] = {
         "layers": build.geometries,
         "network_sha256": build.collapsed.weights_sha256,
-        "target": build.target.name,
+        "target": build.target,
+        "precision": build.precision,
     }
     if build.options.layer_times:
+        from ..measure.layer_times import TablePricer
+
+        host = this_host() if build.local else None
         return TablePricer(
-            Path(build.options.layer_times),
-            host=this_host() if build.local else None,
-            settings=build.settings,
-            precision=build.precision,
-            trust=build.options.trust_times,
-            **common,
+            Path(build.options.layer_times), host=host, settings=build.settings, trust=build.options.trust_times, **common
         )
-    if not build.local:
-        return RooflinePricer(build.target, precision=build.precision, batch=build.options.batch, **common)
     workdir = build.folder / "pricing"
-    artifact = export_dense(build, workdir)
-    return MeasuredPricer(
-        workdir / artifact.path,
-        device=LocalDevice(),
-        settings=build.settings,
-        workdir=workdir,
-        progress=build.watch.progress,
-        **common,
-    )
+    dense = workdir / export_dense(build, workdir).path
+    if not build.local:
+        from ..measure.roofline import RooflinePricer
+
+        return RooflinePricer(dense, batch=build.options.batch, **common)
+    from ..measure.layer_times import MeasuredPricer
+
+    return MeasuredPricer(dense, device=LocalDevice(), settings=build.settings, progress=build.watch.progress, **common)
 
 
 # ---------------------------------------------------------------------------------------------- plan
