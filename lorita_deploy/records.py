@@ -412,6 +412,8 @@ class PriceTable(Document):
     rest_us: float
     """The part of it that no candidate changes."""
     times: tuple[LayerTime, ...]
+    geometries: dict[str, Geometry] = {}
+    """Of the layers: a price holds for another network only where its layer has the same geometry."""
 
 
 class Budget(Part):
