@@ -156,9 +156,9 @@ def _backward(outputs: Any, inputs: tuple[Tensor, ...], task: Task, generator: t
     tensors = [x for x in _float_tensors(outputs) if x.requires_grad]
     if not tensors:
         raise BadNetwork(
-            "no gradient reaches the layers from the network's output",
+            "no gradient flows from the network's output to its layers",
             where="calibration",
-            fix="forward must not run under torch.no_grad(), and must return tensors",
+            fix="forward must return tensors that depend on the layers, not detached from them",
         )
     logits = len(tensors) == 1 and tensors[0].ndim == 2 and tensors[0].shape[1] > 1
     for draw in range(draws):
@@ -166,7 +166,7 @@ def _backward(outputs: Any, inputs: tuple[Tensor, ...], task: Task, generator: t
         if logits:
             p = tensors[0].detach().float().softmax(1)
             noise = p.sqrt() * directions[0]
-            directions = [(noise - p * (p.sqrt() * noise).sum(1, keepdim=True)).to(tensors[0].dtype)]
+            directions = [(noise - p * noise.sum(1, keepdim=True)).to(tensors[0].dtype)]
         torch.autograd.backward(tensors, directions, retain_graph=draw + 1 < draws)
 
 
@@ -220,6 +220,12 @@ class _Sums:
     def hook(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         import torch
 
+        if not torch.is_grad_enabled():
+            raise BadNetwork(
+                f"{type(layer).__name__} runs under torch.no_grad(), so nothing is known of its effect on the loss",
+                where="calibration",
+                fix="remove no_grad from forward (evaluation code can set it outside)",
+            )
         values = self._by_position(output.detach())
         picked = torch.randperm(values.shape[1], generator=self.generator)[:POSITIONS].to(output.device)
         rows = values[:, picked].flatten(0, 1).float()
