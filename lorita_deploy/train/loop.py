@@ -73,7 +73,7 @@ def train(
     module.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(module, recipe)
     progress = checkpoint.resume(folder, identity, module, optimizer) if resume else checkpoint.Progress()
-    with torch.random.fork_rng():  # the caller's random numbers stay as they were
+    with torch.random.fork_rng([place] if place.type == "cuda" else []):  # the caller's random numbers stay as they were
         model, prepared = accelerator.prepare(module, optimizer)
         for epoch in range(len(progress.epochs) + 1, recipe.epochs + 1):
             train_loss, images_per_s = run.epoch(epoch, model, prepared)
@@ -87,8 +87,9 @@ def train(
                 images_per_s=images_per_s,
                 rank_fraction=rank_fraction(module),
             )
-            best = max((*progress.epochs, record), key=lambda each: each.validation.value)  # the first of equals
-            progress = checkpoint.Progress((*progress.epochs, record), best.epoch)
+            epochs = (*progress.epochs, record)
+            best = max(epochs, key=lambda each: (each.validation.value, each.epoch))  # the later of equals: its rank is lower
+            progress = checkpoint.Progress(epochs, best.epoch)
             if accelerator.is_main_process:
                 checkpoint.save(folder, identity, progress, module, optimizer)
             accelerator.wait_for_everyone()

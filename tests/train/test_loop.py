@@ -166,6 +166,22 @@ def test_best_weights_are_whole_after_a_kill_between_the_two_files(digits: Datas
     assert run(digits, tmp_path).record == whole.record
 
 
+@pytest.mark.slow
+def test_two_processes_walk_the_path_of_one(digits: Dataset, tmp_path: Path) -> None:
+    """Over gloo, at the same global batch; no batch normalisation or dropout, which see only a process's own part."""
+    recipe = RECIPE.model_copy(update={"epochs": 3})
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1", "PLAIN": "1"}
+    arguments = [__file__, str(tmp_path / "two"), recipe.model_dump_json()]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    both = subprocess.run([*launch, *arguments], env=environment, capture_output=True, text=True, check=True)
+    arguments[1] = str(tmp_path / "one")
+    alone = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=True)
+    answers = [json.loads(line) for line in both.stdout.splitlines()]
+    assert len(answers) == 2
+    assert answers[0] == answers[1]
+    assert answers[0]["train_loss"] == pytest.approx(json.loads(alone.stdout)["train_loss"], rel=1e-3)
+
+
 @pytest.mark.parametrize("change", [{"lr": 0.01}, {"depth": 2}, {"epochs": 9}, {"seed": 4}])
 def test_another_recipe_is_not_resumed_from(digits: Dataset, tmp_path: Path, change: dict[str, Any]) -> None:
     recipe = RECIPE.model_copy(update={"epochs": 1})
@@ -310,13 +326,18 @@ def test_augmentation_moves_and_mirrors_whole_images() -> None:
 
 
 def main() -> None:
-    """A training in a process of its own, to be killed: FOLDER RECIPE."""
+    """A training in a process of its own: FOLDER RECIPE. With $PLAIN a network without normalisation and dropout."""
     data = load_dataset("digits", shape=(1, 8, 8))
-    epochs: list[int] = []
-    trained = run(
-        data, Path(sys.argv[1]), Recipe.model_validate_json(sys.argv[2]), on_epoch=lambda each: epochs.append(each.epoch)
-    )
-    print(json.dumps({"first_epoch": epochs[0], "weights_sha256": trained.record.weights_sha256}))
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)) if "PLAIN" in os.environ else None
+    epochs: list[EpochRecord] = []
+    trained = run(data, Path(sys.argv[1]), Recipe.model_validate_json(sys.argv[2]), plain, on_epoch=epochs.append)
+    answer = {
+        "first_epoch": epochs[0].epoch,
+        "train_loss": [each.train_loss for each in epochs],
+        "weights_sha256": trained.record.weights_sha256,
+    }
+    print(json.dumps(answer) + "\n", end="", flush=True)  # in one write: two processes share the pipe
 
 
 if __name__ == "__main__":
