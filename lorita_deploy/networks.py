@@ -17,7 +17,6 @@ from .errors import BadCheckpoint, BadNetwork
 from .records import CollapsedRecord, CompressedRecord, Geometry, LeftAlone, Plan, TrainRecord, write_atomically
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 
@@ -68,7 +67,6 @@ def survey(module: nn.Module, examples: Sequence[Tensor]) -> Survey:
     sharing their weight, transposed convolutions and other kinds. Raises `BadNetwork` when the forward pass fails.
     """
     import torch
-    from torch import nn
 
     layers = {name: layer for name, layer in module.named_modules(remove_duplicate=True) if _has_matrix(layer)}
     shapes: dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]] = {name: [] for name in layers}
@@ -166,6 +164,8 @@ def _reason_to_leave(layer: nn.Module, shapes: list[Any], owners: list[str]) -> 
 
     if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
         return f"{type(layer).__name__} is not supported"
+    if not _computes_only_its_matrix(layer):
+        return f"{type(layer).__name__} has a forward of its own"
     if not isinstance(layer, nn.Linear):
         if layer.groups == layer.in_channels and layer.groups > 1:
             return "depthwise"
@@ -180,6 +180,15 @@ def _reason_to_leave(layer: nn.Module, shapes: list[Any], owners: list[str]) -> 
     if len(owners) > 1:
         return f"shares its weight with {', '.join(owners)}"
     return None
+
+
+def _computes_only_its_matrix(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> bool:
+    """False for subclasses that standardise the weight, pad by themselves, add an adapter: their matrix is not the layer."""
+    from torch import nn
+
+    kind = next(kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d) if isinstance(layer, kind))
+    own = {"forward", "_conv_forward"}
+    return not own & vars(layer).keys() and all(getattr(type(layer), name, 0) is getattr(kind, name, 0) for name in own)
 
 
 # ---------------------------------------------------------------------------------------------- weights at rest
@@ -278,5 +287,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
         )
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise BadCheckpoint(f"the weights hold NaN or infinite values in {name}", where=path, fix="use an earlier checkpoint")
+            raise BadCheckpoint(
+                f"the weights hold NaN or infinite values in {name}", where=path, fix="use an earlier checkpoint"
+            )
     module.load_state_dict(tensors, strict=False)

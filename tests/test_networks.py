@@ -49,6 +49,26 @@ def test_a_survey_finds_what_may_change_and_says_why_the_rest_may_not():
     }
 
 
+def test_a_layer_with_a_forward_of_its_own_is_left_alone():
+    class Standardised(nn.Conv2d):
+        def forward(self, x):
+            return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+
+    class Padded(nn.Conv2d):
+        def _conv_forward(self, x, weight, bias):
+            return super()._conv_forward(nn.functional.pad(x, (0, 1, 0, 1)), weight, bias)
+
+    class OnlyNamedAnew(nn.Conv2d):
+        pass
+
+    found = survey(nn.Sequential(Standardised(3, 4, 3), Padded(4, 4, 3), OnlyNamedAnew(4, 4, 3)), (torch.randn(1, 3, 9, 9),))
+    assert list(found.geometries) == ["2"]
+    assert [each.reason for each in found.left_alone] == [
+        "Standardised has a forward of its own",
+        "Padded has a forward of its own",
+    ]
+
+
 def test_a_survey_leaves_modes_and_hooks_alone():
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
     model[0].eval()
