@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lorita_deploy.bundle import RUNNER_FILES
+from lorita_deploy.bundle.manifest import PROGRAMS
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "lorita_deploy"
@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "cli": CONTRACTS | ROOMS | {"bundle", "report", "doctor", "pipeline"},
 }
 PLUG_INS_MAY_IMPORT = {"errors", "records", "ports", "networks", "forms"}
-RUNTIMES = {"numpy", "onnxruntime", "tensorrt"}
+RUNTIMES = {"numpy", "onnxruntime", "tensorrt", "PIL"}
 LONGEST = 300
 LONGER_FOR_A_REASON = {"lorita_deploy/records.py"}  # one file to read first, mostly docstrings
 FORBIDDEN_NAMES = re.compile(r"^(utils?|helpers?|common|base|core|manager|misc)$")
@@ -81,8 +81,8 @@ def test_the_tree_is_there():
 @pytest.mark.parametrize(("dotted", "path"), MODULES, ids=IDS)
 def test_imports_only_what_it_may(dotted, path):
     package, own = dotted.split(".")[0], room(dotted)
-    runner = path.parent.name == "bundle" and path.name in RUNNER_FILES
-    allowed = (set() if runner else MAY_IMPORT[own] | {own}) if package == "lorita_deploy" else PLUG_INS_MAY_IMPORT
+    ships = path.parent.name == "bundle" and path.name in PROGRAMS
+    allowed = (set() if ships else MAY_IMPORT[own] | {own}) if package == "lorita_deploy" else PLUG_INS_MAY_IMPORT
     for name in imported(dotted, path):
         origin = name.split(".")[0]
         if origin == "lorita_deploy":
@@ -91,10 +91,10 @@ def test_imports_only_what_it_may(dotted, path):
             assert origin == package, f"{dotted} imports the plug-in {name} by name"
 
 
-@pytest.mark.parametrize("name", RUNNER_FILES)
-def test_the_runner_needs_nothing_but_a_runtime(name):
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_what_ships_needs_nothing_but_a_runtime(name):
     path = LIBRARY / "bundle" / name
-    neighbours = {Path(other).stem for other in RUNNER_FILES}
+    neighbours = {Path(other).stem for other in PROGRAMS}
     for found in imported(f"lorita_deploy.bundle.{path.stem}", path):
         origin = found.split(".")[0]
         assert origin in sys.stdlib_module_names | neighbours | RUNTIMES, f"{name} imports {found}"
@@ -119,7 +119,7 @@ def test_every_module_says_what_it_is(dotted, path):
 def test_the_library_prints_nothing():
     """Words reach people through the command line (and the runner, which is a program of its own)."""
     for dotted, path in MODULES:
-        if room(dotted) == "cli" or path.name in (*RUNNER_FILES, "infer.py"):
+        if room(dotted) == "cli" or path.name in PROGRAMS:
             continue
         calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
         assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], dotted
@@ -143,10 +143,9 @@ def published():
 
 
 def test_no_file_names_a_machine_or_a_registry():
-    # Built from pieces, so that this very file passes.
-    folders = "|".join(("work", "home", "root", "Users", "mnt"))
-    machine = re.compile(rf"(?<![\w.~:*}}])/(?:{folders})/[\w.-]+")
-    registry = re.compile("|".join((r"pypi\.org/simple", r"pythonhosted" + r"\.org", "--index" + "-url", "--extra-index")))
+    # Written so that this very file passes.
+    machine = re.compile(r"(?<![\w.~:*}])/(?:work|home|root|Users|mnt)/[\w.-]+")
+    registry = re.compile(r"pypi\.[o]rg/simple|pythonhosted\.[o]rg|--[i]ndex-url|--[e]xtra-index")
     for path in published():
         if not path.is_file() or path.suffix in {".safetensors", ".png", ".npz", ".onnx"}:
             continue

@@ -73,7 +73,13 @@ def with_screen(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_its_screen
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the edge, which knows the exit code."""
+        raise BrokenPipeError
+
+
 def _console(stream: Any) -> Console:
     # rich itself honours NO_COLOR and leaves colours out where the stream is no terminal.
     width = None if stream.isatty() else max(NARROWEST, shutil.get_terminal_size((NARROWEST, 24)).columns)
-    return Console(file=stream, width=width, highlight=False)
+    return _Console(file=stream, width=width, highlight=False)
