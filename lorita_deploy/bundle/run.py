@@ -192,6 +192,7 @@ def profile(job: Json, runtime: Any) -> List[Json]:
     """Node times and un-profiled whole runs of every artifact, in rounds of shuffled order, loaded anew each time."""
     order = random.Random(0)
     start, runs = time.time(), max(4, -(-job["samples"] // PROFILE_ROUNDS))
+    visit_ns = 1e9 * job["max_seconds"] / PROFILE_ROUNDS / len(job["artifacts"])
     nodes = {each["name"]: [] for each in job["artifacts"]}  # type: Dict[str, List[Any]]
     whole = {each["name"]: [] for each in job["artifacts"]}  # type: Dict[str, List[float]]
     for done in range(PROFILE_ROUNDS):
@@ -200,11 +201,13 @@ def profile(job: Json, runtime: Any) -> List[Json]:
         for artifact in order.sample(job["artifacts"], len(job["artifacts"])):
             session = load(job, runtime, artifact, profile=True)
             call = _bind(session.run, feeds(job, session))
-            for _ in range(runs + 3):
+            call()
+            own = max(4, min(runs, int(visit_ns / 2 / clock.sample_ns(call, 1))))
+            for _ in range(own + 1):
                 call()
             nodes[artifact["name"]] += session.stop_profile()[3:]
             calls = clock.calls_per_sample(clock.sample_ns(call, 3))
-            whole[artifact["name"]] += [clock.sample_ns(call, calls) / 1e3 for _ in range(runs)]
+            whole[artifact["name"]] += [clock.sample_ns(call, calls) / 1e3 for _ in range(own)]
     return [_profiled(artifact, nodes[artifact["name"]], whole[artifact["name"]]) for artifact in job["artifacts"]]
 
 
