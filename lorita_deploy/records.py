@@ -219,6 +219,8 @@ class Recipe(Part):
     """On every weight matrix, factored or not; never on BN, LN or biases."""
     schedule: Literal["one-cycle", "cosine"] = "one-cycle"
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    """Gradients longer than this (over all parameters together) are cut to it: a product of factors is steep."""
     augment: tuple[Literal["flip", "crop"], ...] = ()
     depth: int = Field(default=3, ge=1)
     """N of LoRITa: how many factors each weight is the product of."""

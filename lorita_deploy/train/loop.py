@@ -187,6 +187,8 @@ class _Run:
                 self.accelerator.backward(value)
             except torch.OutOfMemoryError as error:
                 raise OutOfResource("the device's memory is full", fix=f"lower the batch size ({recipe.batch_size})") from error
+            if recipe.clip_norm is not None:
+                self.accelerator.clip_grad_norm_(model.parameters(), recipe.clip_norm)
             optimizer.step()
             optimizer.zero_grad()
             total += value.detach()
