@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import BadNetwork, PlanMismatch
 from ..forms import fill_pair, form, replace_layer
 from ..records import Choice
-from .moments import Criterion, Moments, truncation
+from .moments import Criterion, Moments, Truncation, truncation
 from .spectrum import finite_matrix
 
 if TYPE_CHECKING:
@@ -17,9 +17,17 @@ if TYPE_CHECKING:
 
 
 def rewrite(
-    module: nn.Module, choices: Iterable[Choice], moments: Mapping[str, Moments] | None, *, criterion: Criterion = "whitened"
+    module: nn.Module,
+    choices: Iterable[Choice],
+    moments: Mapping[str, Moments] | None,
+    *,
+    criterion: Criterion = "whitened",
+    known: dict[str, Truncation] | None = None,
 ) -> nn.Module:
     """A deep copy of ``module`` in the forms of ``choices``; ``module`` itself is left as it is.
+
+    ``known`` holds the truncations of this module's layers that were worked out before, and takes up new ones: a search that
+    rewrites the same network many times pays for them once.
 
     Hooks, device, type, memory format, training mode and requires_grad of a replaced layer pass to what replaces it. Without
     moments: plain SVD and the old bias. Raises `BadNetwork` (cannot be copied, NaN weights) and `PlanMismatch` (no such layer).
@@ -31,7 +39,7 @@ def rewrite(
             raise PlanMismatch(f"the plan names a layer that the network lacks: {choice.layer}", where=choice.layer)
         if choice.form == "pair":
             assert choice.rank is not None
-            rewrite_layer(network, choice.layer, choice.rank, moments.get(choice.layer) if moments else None, criterion)
+            rewrite_layer(network, choice.layer, choice.rank, moments.get(choice.layer) if moments else None, criterion, known)
     return network
 
 
@@ -47,27 +55,45 @@ def duplicate(module: nn.Module) -> nn.Module:
         ) from error
 
 
-def rewrite_layer(network: nn.Module, name: str, rank: int, moments: Moments | None, criterion: Criterion) -> None:
+def rewrite_layer(
+    network: nn.Module,
+    name: str,
+    rank: int,
+    moments: Moments | None,
+    criterion: Criterion,
+    known: dict[str, Truncation] | None = None,
+) -> None:
     """Replace the layer ``name`` of ``network`` by its best pair of ``rank``, in place."""
     layer = network.get_submodule(name)
     matrix = finite_matrix(network, name)
-    first, second, bias = factors(matrix, layer.bias, rank, moments, criterion)  # type: ignore[arg-type]
+    best = known.get(name) if known is not None else None
+    if best is None:
+        best = truncation(matrix, moments, criterion)
+        if known is not None:
+            known[name] = best
+    first, second, bias = factors(matrix, layer.bias, rank, moments, criterion, best)  # type: ignore[arg-type]
     pair = form("pair").build(layer, rank)
     fill_pair(pair, first, second, bias)
     replace_layer(network, name, pair)
 
 
 def factors(
-    matrix: Tensor, bias: Tensor | None, rank: int, moments: Moments | None, criterion: Criterion
+    matrix: Tensor,
+    bias: Tensor | None,
+    rank: int,
+    moments: Moments | None,
+    criterion: Criterion,
+    best: Truncation | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``first (r, n)``, ``second (m, r)`` and the new bias ``(m,)``, float64, for the weight ``matrix (m, n)``.
 
     Balanced: row j of first and column j of second have the same norm, so that neither leaves the range of fp16 nor wastes the
-    steps of int8. The bias keeps the mean output: b + (I - T)(E[y] - b), T = second first of the outputs.
+    steps of int8. The bias keeps the mean output: b + (I - T)(E[y] - b), T = second first of the outputs. ``best`` is the
+    truncation, where it is known already.
     """
     import torch
 
-    best = truncation(matrix, moments, criterion)
+    best = best or truncation(matrix, moments, criterion)
     left, right = best.left[:, :rank], best.right[:rank]
     first, second = right @ matrix.double().cpu(), left
     scale = (second.norm(dim=0) / first.norm(dim=1).clamp_min(1e-30)).sqrt()

@@ -9,26 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from ..compress.calibrate import calibrate
 from ..compress.candidates import candidates
-from ..compress.plan import Solution, check_plan, make_plan, solve
 from ..compress.recover import distill
 from ..devices.local import LocalDevice
 from ..networks import save_weights, survey
 from ..ports import Pricer
-from ..records import CandidateTable, Choice, CompressedRecord, Plan, Prediction, PriceTable, Probe
+from ..records import CandidateTable, CompressedRecord
 from ..targets import this_host
 from .context import Build, Stage
 from .exporting import export_dense
 from .folder import sha256_of
-from .rounds import corrected, draft_race, rewritten
-from .search import Search
+from .planning import given_plan, rewritten, searched_plan
 from .training import percent
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-ROUNDS = 3
-"""How often a plan whose time was predicted wrongly is priced and solved again."""
-CLOSE_ENOUGH = 0.05
 
 # ---------------------------------------------------------------------------------------------- calibrate
 
@@ -129,73 +124,13 @@ def _plan_key(build: Build) -> dict[str, Any]:
 
 def _run_plan(build: Build) -> str:
     shutil.rmtree(build.folder / "pricing", ignore_errors=True)
-    plan = _given_plan(build) if build.options.plan else _searched_plan(build)
+    plan = given_plan(build, Path(build.options.plan)) if build.options.plan else searched_plan(build)
     plan.save(build.folder / "plan.json")
     changed = plan.changed()
     if not changed:
         return f"every layer stays dense: {'; '.join(plan.notes) or 'no other form is faster within the budget'}"
     gain = plan.dense_us / plan.predicted_us
     return f"{len(changed)} of {len(plan.choices)} layers change form, {gain:.2f}x predicted ({plan.provenance})"
-
-
-def _given_plan(build: Build) -> Plan:
-    assert build.options.plan is not None
-    plan = Plan.load(Path(build.options.plan))
-    check_plan(plan, build.collapsed.layers, build.collapsed.weights_sha256, build.target.name)
-    return plan
-
-
-def _searched_plan(build: Build) -> Plan:
-    """The plan within the budget; where its time can be measured here, predicted and measured again until they agree."""
-    prices, predictions, probes, notes = build.prices, [], [], []
-    for _ in range(ROUNDS if build.local else 1):
-        solution, found = _solved(build, prices)
-        probes += found
-        changed = tuple(choice for choice in solution.choices if choice.form != "dense")
-        if not build.local or not changed:
-            break
-        measured = draft_race(build, changed)
-        prediction = Prediction(predicted_us=solution.predicted_us, measured_us=measured.ratio * prices.network_us)
-        predictions.append(prediction)
-        if not measured.never_slower:
-            notes.append(f"a plan with {len(changed)} changed layers was measured, and was not faster")
-        if abs(prediction.error) <= CLOSE_ENOUGH:
-            break
-        prices = corrected(prices, build.candidates, changed, prediction)
-    if solution.note:
-        notes.append(solution.note)
-    for note in notes:
-        build.watch.note(note)
-    return make_plan(
-        solution,
-        model=build.options.model,
-        network_sha256=build.collapsed.weights_sha256,
-        target=build.target.name,
-        precision=build.precision,
-        budget=build.budget,
-        prices=prices,
-        probes=probes,
-        predictions=predictions,
-        notes=notes,
-    )
-
-
-def _solved(build: Build, prices: PriceTable) -> tuple[Solution, list[Probe]]:
-    """The best plan at these prices, and what was built and judged on the way."""
-    budget = build.budget
-    if budget.max_drop is None:
-        limit_us = budget.max_latency_ms * 1e3 if budget.max_latency_ms else prices.network_us / (budget.speedup or 1.0)
-        return solve(build.candidates, prices, budget_us=limit_us, objective=budget.objective), []
-    search = Search(
-        candidates=build.candidates,
-        prices=prices,
-        judge=lambda solution: build.task.evaluate(rewritten(build, solution.choices)),
-        dense_accuracy=build.validation(),
-        max_drop=budget.max_drop,
-        objective=budget.objective,
-        progress=build.watch.progress,
-    )
-    return search.run(), search.probes
 
 
 # ---------------------------------------------------------------------------------------------- compress
@@ -216,8 +151,7 @@ def _run_compress(build: Build) -> str:
     if build.options.recover_epochs and plan.changed():
         distill(module, build.dense, _all_inputs(build), epochs=build.options.recover_epochs, seed=build.options.seed)
     module.eval()
-    chosen = {choice.layer: choice for choice in plan.choices}
-    params, macs = _size(build, module, chosen)
+    params, macs = _size(build, module)
     found = build.task.evaluate(module)
     digest = save_weights(module, build.folder / "compressed.safetensors")
     record = CompressedRecord(plan_sha256=plan.digest(), params=params, macs=macs, accuracy=(found,), weights_sha256=digest)
@@ -226,7 +160,7 @@ def _run_compress(build: Build) -> str:
     return f"{dense.params / params:.2f}x fewer parameters, {dense.macs / macs:.2f}x fewer MACs; {percent(found)}"
 
 
-def _size(build: Build, module: nn.Module, chosen: dict[str, Choice]) -> tuple[int, int]:
+def _size(build: Build, module: nn.Module) -> tuple[int, int]:
     params = sum(parameter.numel() for parameter in module.parameters())
     device = next(module.parameters()).device
     macs = survey(module, tuple(example.to(device) for example in build.task.examples)).macs

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..compress.calibrate import Calibration
-    from ..train.datasets import Dataset
+    from ..compress.moments import Truncation
+    from ..train.splits import Dataset
 
 TRAINED_HERE_SIZE = 64
 """Input size of torchvision and timm classifiers that are trained here, where none is asked for."""
@@ -201,6 +202,11 @@ class Build:
         from ..compress.calibrate import Calibration
 
         return Calibration.load(self.folder.path)
+
+    @cached_property
+    def truncations(self) -> dict[str, Truncation]:
+        """The dense layers' truncations, as far as they were worked out."""
+        return {}
 
     @cached_property
     def candidates(self) -> tuple[Candidate, ...]:

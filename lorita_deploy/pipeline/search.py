@@ -31,7 +31,6 @@ class Search:
     objective: Objective = "latency"
     progress: Callable[[float, float, str], None] = lambda done, total, text: None
     probes: list[Probe] = field(default_factory=list)
-    judged: dict[tuple[object, ...], Accuracy] = field(default_factory=dict)
 
     def run(self) -> Solution:
         """Bisect on the cost (microseconds, or a count for other objectives). The dense network is always acceptable."""
@@ -50,11 +49,8 @@ class Search:
         return best
 
     def _accepts(self, budget: float, solution: Solution) -> bool:
-        signature = tuple((choice.layer, choice.form, choice.rank) for choice in solution.choices)
-        if signature not in self.judged:
-            self.progress(len(self.probes), MOST_PROBES, f"{solution.predicted_us / 1e3:.3g} ms predicted")
-            self.judged[signature] = self.judge(solution)
-        found = self.judged[signature]
+        self.progress(len(self.probes), MOST_PROBES, f"{self.prices.network_us / solution.predicted_us:.2f}x predicted")
+        found = self.judge(solution)
         accepted = found.value >= self.dense_accuracy.value - self.max_drop / 100 - 1e-12
         self.probes.append(
             Probe(

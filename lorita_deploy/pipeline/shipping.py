@@ -12,7 +12,7 @@ from ..devices.local import LocalDevice
 from ..measure.accuracy import artifact_accuracy
 from ..measure.fidelity import require_passed, verify
 from ..measure.latency import race
-from ..records import Accuracy, Artifact, ArtifactList, FidelityReport, Receipt, Role, write_atomically
+from ..records import Accuracy, Artifact, ArtifactList, Fidelity, FidelityReport, Receipt, Role, write_atomically
 from ..report import words
 from .context import EVALUATION_BATCH, Build, Stage
 from .exporting import export, preprocessing, sources
@@ -114,7 +114,8 @@ def _verify_key(build: Build) -> dict[str, Any]:
 def _run_verify(build: Build) -> str:
     modules: dict[Role, nn.Module] = {"compressed": build.compressed.module, "dense": build.dense}
     artifacts = {artifact.role: artifact for artifact in build.artifacts}
-    checks, accuracies = [], {}
+    checks: list[Fidelity] = []
+    accuracies: dict[Role, Accuracy] = {}
     for role in ROLES:
         session = build.exporter.open(build.folder / artifacts[role].path)
         checks += verify(

@@ -6,7 +6,7 @@ calibrate, the other half judges.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +32,7 @@ class InputsOnly:
     def __init__(self, batches: Iterable[Batch]) -> None:
         self.batches = batches
 
-    def __iter__(self) -> Iterable[tuple[Tensor, ...]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         for batch in self.batches:
             yield tuple(batch[:-1])
 
@@ -51,7 +51,7 @@ def labelled_task(build: Build) -> Task:
         calibration: Iterable[tuple[Tensor, ...]] = _images(build, mean=build.data.mean, std=build.data.std)
     else:
         calibration = InputsOnly(dataset.batches("train", CALIBRATION_BATCH, limit=build.options.calibration_samples))
-    golden = next(iter(InputsOnly(dataset.batches("validation", GOLDEN, limit=GOLDEN))))  # type: ignore[call-overload]
+    golden = next(iter(InputsOnly(dataset.batches("validation", GOLDEN, limit=GOLDEN))))
     return Task(examples=(golden[0][:1],), calibration=calibration, evaluate=evaluate, test=test, golden=golden)
 
 
@@ -87,7 +87,7 @@ def _halves(batches: list[tuple[Tensor, ...]]) -> tuple[list[tuple[Tensor, ...]]
     if len(images) < 2:
         raise BadData("one image is too few: half of them calibrate, the other half judges", fix="give some dozens of images")
     halves = (images[0::2], images[1::2])
-    return tuple([(part,) for part in half.split(CALIBRATION_BATCH)] for half in halves)  # type: ignore[return-value]
+    return tuple([(part,) for part in torch.split(half, CALIBRATION_BATCH)] for half in halves)  # type: ignore[return-value]
 
 
 def _outputs(module: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:

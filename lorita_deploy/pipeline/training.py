@@ -234,8 +234,8 @@ def _relative_difference(before: Any, after: Any) -> float:
             next(iter(before.values() if isinstance(before, dict) else before)),
             next(iter(after.values() if isinstance(after, dict) else after)),
         )
-    largest = before.abs().max().item()
-    difference = (before - after).abs().max().item()
+    largest = float(before.abs().max())
+    difference = float((before - after).abs().max())
     if not difference < float("inf") or not largest < float("inf"):
         raise BadCheckpoint(
             "the network's outputs are not finite on a real input", fix="use other weights or check --input-size"
