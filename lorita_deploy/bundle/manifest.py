@@ -53,7 +53,7 @@ def write_bundle(
     artifacts: Sequence[Artifact],
     artifact_root: Path,
     golden_inputs: Arrays,
-    golden_outputs: Mapping[str, Arrays],
+    golden_outputs: Mapping[Any, Arrays],
     model: str,
     target: str,
     producer: str,
