@@ -30,7 +30,7 @@ FCN = ModelSpec(
     name="fcn",
     summary="fully connected, 4 hidden layers of 512, grey 28 x 28 images",
     build=FullyConnected,
-    recipe=Recipe(epochs=20, batch_size=128, lr=0.1, weight_decay=1e-3),
+    recipe=Recipe(epochs=20, batch_size=64, lr=0.05, weight_decay=1e-3),
     channels=1,
     input_size=28,
 )

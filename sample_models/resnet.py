@@ -57,5 +57,5 @@ RESNET20 = ModelSpec(
     name="resnet20",
     summary="ResNet20 with parameter-free shortcuts, RGB 32 x 32 images",
     build=ResNet,
-    recipe=Recipe(epochs=20, batch_size=64, lr=0.1, weight_decay=1e-3, augment=("flip", "crop")),
+    recipe=Recipe(epochs=16, batch_size=64, lr=0.1, weight_decay=1e-3, augment=("flip", "crop")),
 )
