@@ -117,7 +117,8 @@ def document(rows: list[dict[str, object]], load: float) -> str:
         "",
         f"`benchmarks/main_job.py` on {time.strftime('%Y-%m-%d')}: {host.machine}, {host.cores} cores, "
         f"{host.memory_bytes / 1e9:.0f} GB, {platform.platform()}; Python {platform.python_version()}, "
-        f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, lorita-deploy {lorita_deploy.__version__}; load average before: {load:.2f}.",
+        f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, lorita-deploy {lorita_deploy.__version__}; "
+        f"load average before: {load:.2f}.",
         "",
         "Speed-up: dense over compressed, measured here (ONNX Runtime, one thread, batch 1), interleaved, with its 95 % "
         "interval. Right answers of the artifacts themselves; for the network without labels, agreement with the dense one.",
