@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 
-def write_small_onnx(path: Path, width: int = 16, seed: int = 0) -> Path:
+def write_small_onnx(path: Path, width: int = 16, seed: int = 0, opset: int = 17) -> Path:
     """A network (1, 3, 16, 16) -> (1, 10), named as the exporter names things.
 
     Layers ``stem``, ``body.0`` and ``body.1`` (3x3 convolutions, the last strided, a residual sum over ``body.0``), ``tokens``
@@ -48,8 +48,8 @@ def write_small_onnx(path: Path, width: int = 16, seed: int = 0) -> Path:
         [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 10])],
         weights,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = 8
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    model.ir_version = 8 if opset > 15 else 7
     onnx.checker.check_model(model)
     onnx.save(model, path)
     return path

@@ -59,7 +59,7 @@ class OnnxRuntime:
             return OnnxSession(ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]), folder)
         except Exception as error:  # its own exceptions share no public root
             shutil.rmtree(folder, ignore_errors=True)
-            raise CannotRunError("ONNX Runtime %s does not load it: %s" % (ort.__version__, error))
+            raise CannotRunError("ONNX Runtime %s does not load it: %s" % (ort.__version__, " ".join(str(error).split())))
 
 
 class OnnxSession:

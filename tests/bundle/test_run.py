@@ -17,6 +17,7 @@ from small_onnx import write_small_onnx
 from lorita_deploy import bundle
 from lorita_deploy.records import Artifact, Manifest, ManifestFile, Profile, Receipt
 
+PYTHON36 = Path.home() / ".pyenv/versions/3.6.15/bin/python"
 RUNNER = Path(bundle.__file__).with_name("run.py")
 
 
@@ -198,3 +199,27 @@ def test_in_a_bundle_the_manifest_stands_for_the_job(folder: Path) -> None:
     (folder / "golden/inputs.npz").write_bytes(b"changed")
     done = subprocess.run([sys.executable, "run.py"], cwd=folder, capture_output=True, text=True, check=False)
     assert_refused(done, 2, "golden/inputs.npz")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PYTHON36.exists(), reason="no Python 3.6 on this machine")
+def test_race_and_profile_under_python_36(tmp_path: Path) -> None:
+    """The oldest boards' Python, with the last ONNX Runtime that was made for it."""
+    venv = tmp_path / "venv"
+    python = venv / "bin/python"
+    subprocess.run([PYTHON36, "-m", "venv", venv], check=True)
+    for packages in (["pip==21.3.1"], ["--only-binary", ":all:", "numpy", "onnxruntime"]):
+        done = subprocess.run(
+            [python, "-m", "pip", "install", "-q", "-U", *packages], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"onnxruntime for Python 3.6 cannot be installed here: {done.stderr[-200:]}")
+    for name, width in (("compressed", 16), ("dense", 64)):
+        write_small_onnx(tmp_path / f"{name}.onnx", width, opset=13)
+    job_file = tmp_path / "job.json"
+    for task, record in (("race", Receipt), ("profile", Profile)):
+        job_file.write_text(json.dumps(job(tmp_path, tasks=[task], golden=None, result=f"{task}.json")))
+        subprocess.run([python, "-B", RUNNER, "--job", job_file], check=True)
+        found = record.load(tmp_path / f"{task}.json")
+        assert found.host.versions["python"].startswith("3.6.")
+        assert found.host.versions["onnxruntime"] == "1.10.0"
