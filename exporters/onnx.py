@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorita_deploy.errors import BadNetwork, BadTarget, ExporterUnavailable
 from lorita_deploy.ports import ExportJob, Session
-from lorita_deploy.records import Artifact, write_atomically
+from lorita_deploy.records import Artifact, Precision, write_atomically
 
 from .onnx_file import first_line, open_bytes, open_file, tensor_specs
 
@@ -32,6 +32,7 @@ class OnnxExporter:
     summary = "ONNX file for ONNX Runtime, and the starting point for engines built on a device"
     source = "network"
     suffix = ".onnx"
+    precisions: tuple[Precision, ...] = ("fp32",)
 
     def check(self) -> list[str]:
         needed = ("torch", "onnx", "onnxruntime", "onnxsim")
@@ -45,7 +46,7 @@ class OnnxExporter:
         """
         if missing := self.check():
             raise ExporterUnavailable("; ".join(missing), where="exporter onnx", fix="install what is named, then run again")
-        if job.precision != "fp32":
+        if job.precision not in self.precisions:
             raise ExporterUnavailable(
                 f"the exporter onnx does not write {job.precision} yet", where=job.filename, fix="use --precision fp32"
             )

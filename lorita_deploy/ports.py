@@ -120,6 +120,8 @@ class Exporter(Protocol):
     source: str
     """``network``, or the name of the exporter whose artifact this one starts from."""
     suffix: str
+    precisions: tuple[Precision, ...]
+    """What it can write today."""
 
     def check(self) -> list[str]:
         """What is missing here to run, each with its remedy; empty when all is well."""

@@ -16,6 +16,7 @@ from .compressing import CALIBRATE, COMPRESS, PLAN, PRICE
 from .context import Build, Stage, Watch
 from .folder import key_of
 from .options import BuildOptions
+from .preflight import preflight
 from .shipping import BENCH, BUNDLE, EXPORT, VERIFY
 from .training import COLLAPSE, DATA, TRAIN
 
@@ -52,6 +53,7 @@ def build(
     """
     stages = _up_to(until)
     context = Build(options, watch=watch, model=model, task=task)
+    preflight(context)
     if model is None:
         find_model(options.model)  # a misspelt name leaves no folder behind
     with context.folder.held(), _out_of_resource(options):
@@ -65,6 +67,7 @@ def build(
 def preview(options: BuildOptions, until: str = "bundle") -> list[StagePreview]:
     """What `build` would do now, without doing it."""
     context = Build(options)
+    preflight(context)
     cached = not options.fresh
     found = []
     for stage in _up_to(until):

@@ -123,7 +123,7 @@ def _download(loader: Any, name: str, place: Path, train: bool) -> Any:
         return loader(place, train=train, download=True)
     except (RuntimeError, OSError) as error:
         raise BadData(
-            f"{name} is not there and cannot be downloaded: {error}",
+            f"{name} is not there and cannot be downloaded: {str(error).splitlines()[0]}",
             where=place,
             fix=f"put torchvision's files for {loader.__name__} there (or set LORITA_DATA to where they are), "
             "or use an image folder with train/ and test/: --data folder:PATH",

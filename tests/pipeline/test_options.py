@@ -3,7 +3,7 @@
 import pytest
 
 from lorita_deploy.errors import BadRecord, LoritaDeployError, UnknownName
-from lorita_deploy.pipeline import make_options, read_config
+from lorita_deploy.pipeline import build, make_options, read_config
 from lorita_deploy.pipeline.options import DEFAULT_MAX_DROP, milliseconds
 from lorita_deploy.records import Recipe
 
@@ -54,3 +54,21 @@ def test_config_file(tmp_path):
     path.write_text("epochs = \n")
     with pytest.raises(BadRecord, match="TOML"):
         read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"checkpoint": "none.safetensors"}, "--checkpoint: there is no such file"),
+        ({"layer_times": "none.json"}, "--layer-times: there is no such file"),
+        ({"precision": "int8"}, "cpu does not run int8"),
+        ({"target": "jetson", "precision": "fp16"}, "the onnx exporter does not write fp16"),
+        ({"opset": 21}, "cpu reads opsets up to 20"),
+        ({"max_drop": 1.0, "speedup": 2.0}, "two budgets"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_runs(tmp_path, changes, message):
+    out = tmp_path / "out"
+    with pytest.raises(LoritaDeployError, match=message):
+        build(make_options(**{"model": "fcn", "out": str(out), **changes}))
+    assert not out.exists()

@@ -1,0 +1,43 @@
+"""What can be known before anything is computed: said at once, not after ten minutes of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import BadTarget, ExporterUnavailable, LoritaDeployError
+
+if TYPE_CHECKING:
+    from .context import Build
+
+
+def preflight(build: Build) -> None:
+    """Raises `LoritaDeployError` for files that are not there, and for what target or exporter cannot do."""
+    options, limits = build.options, build.target.limits
+    for name in ("checkpoint", "calibration", "plan", "layer_times"):
+        given = getattr(options, name)
+        if given is not None and not Path(given).exists():
+            spelled = "--" + name.replace("_", "-")
+            raise LoritaDeployError(f"{spelled}: there is no such file or folder", where=given, fix="check the path")
+    if build.precision not in limits.precisions:
+        raise BadTarget(
+            f"{build.target.name} does not run {build.precision}",
+            where="--precision",
+            fix=f"choose one of: {', '.join(limits.precisions)}",
+        )
+    if build.precision not in build.exporter.precisions:
+        raise ExporterUnavailable(
+            f"the {build.exporter.name} exporter does not write {build.precision}",
+            where="--precision",
+            fix=f"choose one of: {', '.join(build.exporter.precisions)}",
+        )
+    if build.opset > limits.opset_max:
+        raise BadTarget(
+            f"{build.target.name} reads opsets up to {limits.opset_max}, not {build.opset}",
+            where="--opset",
+            fix=f"leave it out: {limits.opset} is written",
+        )
+    problems = build.exporter.check()
+    if problems:
+        raise ExporterUnavailable(f"the {build.exporter.name} exporter cannot run here: {'; '.join(problems)}")
+    _ = build.budget  # two budgets are refused here
