@@ -50,6 +50,9 @@ TRAINED_HERE_SIZE = 64
 
 EVALUATION_BATCH = 128
 
+RUNTIME = "onnxruntime"
+"""What times artifacts here. A machine whose target runs another runtime is not measured by this one, but estimated."""
+
 
 class Watch:
     """Told how a build goes; every method may be left as it is."""
@@ -87,7 +90,7 @@ class Build:
         self.watch = watch or Watch()
         self.folder = BuildFolder(options.folder)
         self.target = load_target(options.target)
-        self.local = is_local(self.target)
+        self.local = is_local(self.target) and self.target.runtime == RUNTIME
         self.budget = options.budget
         self.own_model = model
         self.own_task = task
@@ -264,8 +267,13 @@ class Build:
     def settings(self) -> Settings:
         """How this machine's runtime is set while timing. One thread is the default for comparisons."""
         return Settings(
-            runtime="onnxruntime", threads=self.options.threads, graph_level="all", spinning=False, batch=self.options.batch
+            runtime=RUNTIME, threads=self.options.threads, graph_level="all", spinning=False, batch=self.options.batch
         )
+
+    @property
+    def kind(self) -> str:
+        """What this machine is called in records of times measured here."""
+        return self.target.name if self.local else "cpu"
 
     @property
     def host_key(self) -> str:

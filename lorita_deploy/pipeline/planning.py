@@ -127,7 +127,7 @@ def draft_race(build: Build, changed: Sequence[Choice]) -> LatencyRatio:
     shutil.rmtree(folder, ignore_errors=True)
     build.watch.progress(0, 1, "racing a draft")
     artifacts = (export(build, rewritten(build, changed), "compressed", folder, metadata={}), export_dense(build, folder))
-    receipt = race(LocalDevice(), folder, artifacts, settings=build.settings, max_seconds=DRAFT_SECONDS)
+    receipt = race(LocalDevice(), folder, artifacts, settings=build.settings, max_seconds=DRAFT_SECONDS, kind=build.kind)
     shutil.rmtree(folder, ignore_errors=True)
     return receipt.ratios[0]
 

@@ -46,7 +46,7 @@ def gather(build: Build) -> BuildReport:
         fidelity=build.fidelity.checks,
         plan=plan,
         receipt=receipt,
-        host=this_host(),
+        host=this_host(build.kind),
         stages=stages,
         left_alone=dense.left_alone,
         notes=tuple(build.notes),

@@ -168,6 +168,7 @@ def _run_bench(build: Build) -> str:
         settings=build.settings,
         golden=build.folder / "golden",
         tolerance=TOLERANCE,
+        kind=build.kind,
     )
     receipt.save(build.folder / "receipt.json")
     role = decide(build, receipt)
