@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from ..bundle.manifest import pack, write_bundle
+from ..bundle.manifest import npz, pack, write_bundle
 from ..devices.local import LocalDevice
 from ..measure.accuracy import artifact_accuracy
 from ..measure.fidelity import require_passed, verify
@@ -53,10 +52,10 @@ def _run_export(build: Build) -> str:
     artifacts = tuple(export(build, modules[role], role, build.folder.path) for role in ROLES)
     ArtifactList(artifacts=artifacts).save(build.folder / "artifacts.json")
     inputs = [tensor.cpu().numpy() for tensor in golden_inputs(build)]
-    write_atomically(build.folder / "golden" / "inputs.npz", _npz(dict(zip(build.task.input_names, inputs, strict=True))))
+    write_atomically(build.folder / "golden" / "inputs.npz", npz(dict(zip(build.task.input_names, inputs, strict=True))))
     for role in ROLES:
         outputs = dict(zip(build.task.output_names, reference_outputs(build, modules[role]), strict=True))
-        write_atomically(build.folder / "golden" / f"outputs-{role}.npz", _npz(outputs))
+        write_atomically(build.folder / "golden" / f"outputs-{role}.npz", npz(outputs))
     shipped, dense = artifacts
     form = f"opset {shipped.opset}, IR {shipped.ir_version}, {shipped.precision}"
     return f"{form}, {_megabytes(shipped)} (dense {_megabytes(dense)})"
@@ -77,21 +76,6 @@ def reference_outputs(build: Build, module: nn.Module) -> list[np.ndarray[Any, A
     module.to(build.device)
     values = found.values() if isinstance(found, dict) else found if isinstance(found, tuple | list) else [found]
     return [value.numpy() for value in values]
-
-
-def _npz(arrays: dict[str, np.ndarray[Any, Any]]) -> bytes:
-    """An .npz file whose bytes depend on the arrays alone."""
-    import zipfile
-
-    import numpy as np
-
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, array in arrays.items():
-            part = io.BytesIO()
-            np.save(part, np.ascontiguousarray(array), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), part.getvalue())
-    return content.getvalue()
 
 
 def _megabytes(artifact: Artifact) -> str:
