@@ -112,10 +112,11 @@ class BuildFolder:
         return kept
 
     def forget(self, names: Iterable[str]) -> None:
-        """Start over: the stages' records go, and half-done trainings with them."""
+        """Start over: the stages' records go, and half-done trainings and the drafts' receipts with them."""
         for name in names:
             self._record_path(name).unlink(missing_ok=True)
-        shutil.rmtree(self.path / "training", ignore_errors=True)
+        for folder in ("training", "drafts"):
+            shutil.rmtree(self.path / folder, ignore_errors=True)
 
     def _record_path(self, name: str) -> Path:
         return self.path / "stages" / f"{name}.json"

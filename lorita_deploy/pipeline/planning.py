@@ -14,8 +14,9 @@ from ..compress.plan import Solution, check_plan, make_plan, solve
 from ..compress.rewrite import rewrite
 from ..devices.local import LocalDevice
 from ..measure.latency import race
-from ..records import Accuracy, Candidate, Choice, LatencyRatio, LayerTime, Plan, Prediction, PriceTable, Probe
+from ..records import Accuracy, Candidate, Choice, LatencyRatio, LayerTime, Plan, Prediction, PriceTable, Probe, Receipt
 from .exporting import export, export_dense
+from .folder import key_of, sha256_of
 from .search import Search
 
 if TYPE_CHECKING:
@@ -122,12 +123,21 @@ def rewritten(build: Build, choices: Iterable[Choice]) -> nn.Module:
 
 
 def draft_race(build: Build, changed: Sequence[Choice]) -> LatencyRatio:
-    """The time of a planned network over that of dense, measured through the exporter that ships."""
+    """The time of a planned network over that of dense, measured through the exporter that ships.
+
+    The receipt is kept: a plan that is searched again, after a kill or with another budget, decides by the same measurement.
+    """
+    network = {name: sha256_of(build.folder / f"{name}.safetensors") for name in ("collapsed", "calibration")}
+    way = {"host": build.host_key, "settings": build.settings.model_dump(), "opset": build.opset}
+    kept = build.folder / "drafts" / f"{key_of({'shape': _shape(changed), **network, **way})[:16]}.json"
+    if kept.exists():
+        return Receipt.load(kept).ratios[0]
     folder = build.folder / "draft"
     shutil.rmtree(folder, ignore_errors=True)
     build.watch.progress(0, 1, "racing a draft")
     artifacts = (export(build, rewritten(build, changed), "compressed", folder, metadata={}), export_dense(build, folder))
     receipt = race(LocalDevice(), folder, artifacts, settings=build.settings, max_seconds=DRAFT_SECONDS, kind=build.kind)
+    receipt.save(kept)
     shutil.rmtree(folder, ignore_errors=True)
     return receipt.ratios[0]
 
