@@ -105,7 +105,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise OutOfResource(
-            f"cannot write: {error.strerror}", where=path, fix="free some space or choose another --out, then run the same command"
+            f"cannot write: {error.strerror}", where=path, fix="free some space or choose another --out, then run it again"
         ) from error
     finally:
         Path(temporary).unlink(missing_ok=True)
@@ -129,7 +129,7 @@ def _json_object(text: str | bytes, where: object) -> dict[str, Any]:
         body = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadRecord(
-            f"not valid JSON: {error}", where=where, fix="the file is damaged or cut short: delete it and run the same command again"
+            f"not valid JSON: {error}", where=where, fix="the file is damaged or cut short: delete it and run it again"
         ) from error
     if not isinstance(body, dict):
         raise BadRecord("not a JSON object", where=where)

@@ -107,7 +107,7 @@ def read_target(path: Path) -> Target:
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise BadTarget(f"{key}: {first['msg']}", where=path, fix="compare with: lorita-deploy targets show cpu --json") from error
+        raise BadTarget(f"{key}: {first['msg']}", where=path, fix="compare: lorita-deploy targets show cpu --json") from error
     unsourced = [table for table in ("limits", "roofline") if table not in target.source]
     if unsourced:
         raise BadTarget(f"no source is given for: {', '.join(unsourced)}", where=path, fix="add the lines under [source]")

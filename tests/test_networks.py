@@ -84,9 +84,8 @@ def test_a_forward_pass_that_fails_is_explained():
 
 def test_evaluating_restores_each_mode_after_an_error():
     model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
-    with pytest.raises(RuntimeError), evaluating(model):
-        assert not model[0].training
-        raise RuntimeError
+    with pytest.raises(RuntimeError, match="in evaluation mode"), evaluating(model):
+        raise RuntimeError("in training mode" if model[0].training else "in evaluation mode")
     assert model[0].training
     assert not model[1].training
 
