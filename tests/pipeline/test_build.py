@@ -50,9 +50,9 @@ def built(tmp_path_factory):
 def test_a_build_leaves_everything_that_was_promised(built):
     folder, report = built
     for name in (
-        "data.json trained.json trained.safetensors collapsed.json collapsed.safetensors calibration.json candidates.json "
-        "prices.json plan.json compressed.json compressed.safetensors dense.onnx model.onnx golden/inputs.npz fidelity.json receipt.json "
-        "bundle.tar.gz bundle/manifest.json report.json report.md"
+        "data.json trained.json trained.safetensors collapsed.json collapsed.safetensors calibration.json "
+        "candidates.json prices.json plan.json compressed.json compressed.safetensors dense.onnx model.onnx "
+        "golden/inputs.npz fidelity.json receipt.json bundle.tar.gz bundle/manifest.json report.json report.md"
     ).split():
         assert (folder / name).is_file(), name
     assert BuildReport.load(folder / "report.json") == report
