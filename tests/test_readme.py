@@ -59,7 +59,7 @@ def test_the_python_of_the_readme_runs(tmp_path):
     assert done.stdout.strip() == report.headline
     assert (tmp_path / "build" / "mine" / "model.onnx").exists()
     right = report.validation["dense"]
-    assert right.value > 0.9, "three hidden matrices learn the digits"
+    assert right.value > 0.8, "ten classes: chance is 0.1"
 
 
 def test_the_model_of_the_readme_is_one():

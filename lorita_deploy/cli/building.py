@@ -11,11 +11,11 @@ from typing import Any
 import click
 
 from ..pipeline.options import BuildOptions
-from ..records import ArtifactList, BuildReport, CompressedRecord, Document, Plan, TrainRecord
-from ..report import facts, networks, proofs
+from ..report import facts
 from ..report.table import Table
 from .options import BuildCommand, chosen, with_build_options
 from .screen import Screen, with_screen
+from .showing import tables_of
 
 MISSED = 1
 """Exit code where a demand was not met."""
@@ -51,7 +51,7 @@ def build(screen: Screen, dry_run: bool, config: Path | None, **given: Any) -> N
         _preview(screen, options, "bundle")
         return
     report = _run(screen, options, "bundle")
-    screen.show(report, facts.summary(report), *(_details(report) if screen.verbose else ()))
+    screen.show(report, *(tables_of(report, options.folder) if screen.verbose else [facts.summary(report)]))
     screen.result(str(options.folder / report.artifact), report.headline)
     for missed in report.missed:
         screen.err.print(f"missed: {missed}", soft_wrap=True, markup=False)
@@ -69,7 +69,7 @@ def train(screen: Screen, dry_run: bool, config: Path | None, **given: Any) -> N
     Example:
       lorita-deploy train --model vgg16 --data cifar10 --epochs 40
     """
-    _part(screen, dry_run, chosen(given, config), "train", TrainRecord, "trained", networks.training)
+    _part(screen, dry_run, chosen(given, config), "train", "trained")
 
 
 @_of_the_family("plan")
@@ -82,7 +82,7 @@ def plan(screen: Screen, dry_run: bool, config: Path | None, **given: Any) -> No
     Example:
       lorita-deploy plan --model vgg16 --target cpu --max-drop 1
     """
-    _part(screen, dry_run, chosen(given, config), "plan", Plan, "plan", networks.layers)
+    _part(screen, dry_run, chosen(given, config), "plan", "plan")
 
 
 @_of_the_family("compress")
@@ -93,7 +93,7 @@ def compress(screen: Screen, dry_run: bool, config: Path | None, **given: Any) -
     Example:
       lorita-deploy compress --model vgg16 --plan build/vgg16-cpu/plan.json
     """
-    _part(screen, dry_run, chosen(given, config), "compress", CompressedRecord, "compressed", facts.compressed)
+    _part(screen, dry_run, chosen(given, config), "compress", "compressed")
 
 
 @_of_the_family("export")
@@ -106,35 +106,22 @@ def export(screen: Screen, dry_run: bool, config: Path | None, **given: Any) -> 
     Example:
       lorita-deploy export --model vgg16 --target jetson --opset 17
     """
-    _part(screen, dry_run, chosen(given, config), "export", ArtifactList, "artifacts", facts.artifacts)
+    _part(screen, dry_run, chosen(given, config), "export", "artifacts")
 
 
-def _part(
-    screen: Screen,
-    dry_run: bool,
-    options: BuildOptions,
-    until: str,
-    kind: type[Document],
-    record_name: str,
-    table: Callable[[Any], Table],
-) -> None:
+def _part(screen: Screen, dry_run: bool, options: BuildOptions, until: str, record_name: str) -> None:
     """Run up to a stage, show its record, and end with where its outputs lie."""
+    from ..doctor import read_record
+
     if dry_run:
         _preview(screen, options, until)
         return
     _run(screen, options, until)
     path = options.folder / f"{record_name}.json"
-    if not path.exists():  # --no-train has nothing to show here
-        screen.result(str(options.folder))
-        return
-    record = kind.load(path)
-    screen.show(record, table(record))
+    if path.exists():  # --no-train leaves no record of a training
+        record = read_record(path)
+        screen.show(record, *tables_of(record, path))
     screen.result(*(str(options.folder / output) for output in _outputs(options, until)))
-
-
-def _details(report: BuildReport) -> list[Table]:
-    found = [networks.layers(report.plan, report.collapsed), proofs.fidelity(report.fidelity)]
-    return found + ([proofs.latency(report.receipt)] if report.receipt else [])
 
 
 def _run(screen: Screen, options: BuildOptions, until: str) -> Any:

@@ -18,7 +18,7 @@ from ..records import Document
 from ..report.table import Table
 from ..report.terminal import render
 
-NARROWEST = 100
+NARROWEST = 160
 """Columns of a table written into a pipe or a file."""
 
 
@@ -39,7 +39,7 @@ class Screen:
             click.echo(as_json(answer))
             return
         for table in tables:
-            self.out.print(render(table))
+            self.out.print(render(table, self.out.width))
 
     def result(self, *lines: str) -> None:
         """Closing lines of a command's result (never wrapped: paths stay whole)."""

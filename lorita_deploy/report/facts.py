@@ -26,9 +26,9 @@ def summary(report: BuildReport) -> Table:
     """Dense against what ships, one row each quantity."""
     rows: list[tuple[str, ...]] = []
     role: Role = report.shipped
-    for name, of in (("test", report.accuracy), ("validation", report.validation)):
+    for name, of in (("artifacts", report.accuracy), ("networks", report.validation)):
         if "dense" in of and role in of:
-            rows.append((f"judged ({name})", words.right(of["dense"]), words.right(of[role])))
+            rows.append((f"{name}, {of[role].split} images", words.share(of["dense"]), words.share(of[role])))
     rows.append(("parameters", words.amount(report.params[0]), words.amount(report.params[1])))
     rows.append(("multiply-adds", words.amount(report.macs[0]), words.amount(report.macs[1])))
     artifacts = {artifact.role: artifact for artifact in report.artifacts}

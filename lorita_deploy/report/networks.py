@@ -33,7 +33,8 @@ def layers(
         if changed_only and choice.form == "dense":
             continue
         layer = known.get(choice.layer)
-        row = [choice.layer, choice.form, words.rank(choice), *_sizes(choice, layer), words.number(choice.predicted_loss, 2)]
+        row = [choice.layer, choice.form, words.rank(choice), *(_sizes(choice, layer) if known else ())]
+        row.append(words.number(choice.predicted_loss, 2))
         if estimated:
             row += [f"{100 * choice.dense_us / plan.dense_us:.1f} %", words.number(choice.us / choice.dense_us, 2)]
         else:
@@ -41,7 +42,8 @@ def layers(
         if prices:
             row.append(words.why(choice, offers.get(choice.layer, {})))
         rows.append(tuple(row))
-    columns = ["layer", "form", ">rank", "geometry", ">numerical rank", ">params", ">MACs", ">predicted loss"]
+    columns = ["layer", "form", ">rank"] + (["geometry", ">numerical rank", ">params", ">MACs"] if known else [])
+    columns.append(">predicted loss")
     columns += [">share of dense time", ">time over dense"] if estimated else [">dense us", ">us"]
     columns += ["why"] if prices else []
     note = f"times {plan.provenance}; solver: {plan.solver}"

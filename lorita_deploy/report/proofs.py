@@ -15,7 +15,7 @@ def latency(receipt: Receipt) -> Table:
         (
             series.name,
             words.number(series.median_ms),
-            "-".join(words.number(end, 4) for end in series.median_ci95_ms),
+            "-".join(words.number(end) for end in series.median_ci95_ms),
             words.percentile(series.p90_ms, series),
             words.percentile(series.p95_ms, series),
             words.percentile(series.p99_ms, series),

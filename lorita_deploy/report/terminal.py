@@ -1,6 +1,8 @@
-"""A table on a terminal."""
+"""A table on a terminal: side by side where it fits, one row under the other where it does not."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from rich import box
 from rich.console import RenderableType
@@ -14,10 +16,14 @@ COLOURS = {
     **dict.fromkeys(("ok", "passed", "faster", "cached", "kept"), GOOD),
     **dict.fromkeys(("missing", "FAILED", "slower", "regression"), BAD),
 }
+GAP = 3
+"""Blank columns between two columns."""
 
 
-def render(table: Table) -> RenderableType:
-    """The table for rich to print; colours appear on terminals only."""
+def render(table: Table, width: int) -> RenderableType:
+    """The table for rich to print in ``width`` columns; colours appear on terminals only."""
+    if _least_width(table) > width:
+        table = _stacked(table)
     drawn = RichTable(
         title=table.title or None,
         caption=table.note or None,
@@ -28,8 +34,34 @@ def render(table: Table) -> RenderableType:
         show_header=any(table.columns),
         pad_edge=False,
     )
-    for column in table.columns:
-        drawn.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+    for place, column in enumerate(table.columns):
+        justify: Literal["left", "right"] = "right" if column.startswith(">") else "left"
+        drawn.add_column(column.removeprefix(">"), justify=justify, overflow="fold", no_wrap=_whole(place, column))
     for row in table.rows:
         drawn.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in row))
     return drawn
+
+
+def _whole(place: int, column: str) -> bool:
+    """Names and numbers stay whole; sentences are folded."""
+    return place == 0 or column.startswith(">")
+
+
+def _least_width(table: Table) -> int:
+    total = 0
+    for place, column in enumerate(table.columns):
+        cells = [row[place] for row in table.rows]
+        pieces = cells if _whole(place, column) else [word for cell in cells for word in cell.split()]
+        total += GAP + max(map(len, (*pieces, *column.removeprefix(">").split())), default=0)
+    return total
+
+
+def _stacked(table: Table) -> Table:
+    """Every row as lines of ``column  cell`` under its name."""
+    lines: list[tuple[str, str]] = []
+    for name, *cells in table.rows:
+        lines.append((name, ""))
+        lines += [
+            (f"  {column.removeprefix('>')}", cell) for column, cell in zip(table.columns[1:], cells, strict=True) if cell
+        ]
+    return Table(table.title, ("", ""), tuple(lines), table.note)

@@ -42,11 +42,18 @@ def times(ratio: float) -> str:
 
 
 def right(found: Accuracy) -> str:
-    """For example ``352 of 360 test images (97.78 %)``."""
+    """For example ``352 of 360 test images right (97.78 %)``."""
     if found.metric == "score":
         return f"score {found.value:.4g} on {found.split} data"
+    return share(found).replace(f"of {found.total:,} ", f"of {found.total:,} {found.split} images ")
+
+
+def share(found: Accuracy) -> str:
+    """The same where the split is named already: ``352 of 360 right (97.78 %)``."""
+    if found.metric == "score":
+        return f"score {found.value:.4g}"
     verb = "agree with dense" if found.metric == "agreement" else "right"
-    return f"{found.correct:,.0f} of {found.total:,} {found.split} images {verb} ({100 * found.value:.2f} %)"
+    return f"{found.correct:,.0f} of {found.total:,} {verb} ({100 * found.value:.2f} %)"
 
 
 def right_change(dense: Accuracy, found: Accuracy) -> str:
@@ -122,7 +129,7 @@ def rank(choice: Choice) -> str:
 def why(choice: Choice, offers: Mapping[int | None, tuple[float, float]]) -> str:
     """Why a layer got its form. ``offers``: rank to (time over dense time, predicted loss) of the other candidates."""
     if choice.form != "dense":
-        return f"{times(choice.dense_us / choice.us)} faster than dense" if choice.us else "chosen"
+        return f"{times(choice.dense_us / choice.us)} faster" if choice.us else "chosen"
     if not offers:
         return "nothing smaller was offered"
     best_rank, (ratio, loss) = min(offers.items(), key=lambda offer: offer[1][0])

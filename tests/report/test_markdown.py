@@ -23,8 +23,8 @@ def test_everything_is_in_it(report):
     for piece in (
         "# tiny for cpu",
         "**2.00x faster**",
-        "352 of 360 test images",
-        "350 of 360 test images",
+        "352 of 360 right",
+        "350 of 360 right",
         "## Latency on `cpu`",
         "## Layers",
         "depth\\|wise",

@@ -1,0 +1,64 @@
+"""Which tables show a record. A plan's says why, when the prices it was made with lie beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from ..records import (
+    ArtifactList,
+    ArtifactSummary,
+    BuildReport,
+    CandidateTable,
+    CheckpointSummary,
+    CollapsedRecord,
+    CompressedRecord,
+    Document,
+    FidelityReport,
+    Plan,
+    PriceTable,
+    Receipt,
+    TrainRecord,
+)
+from ..report import facts, networks, proofs
+from ..report.table import Table
+
+Kind = TypeVar("Kind", bound=Document)
+
+
+def tables_of(record: Document, path: Path) -> list[Table]:
+    """The tables of ``record``, which was found at ``path``."""
+    beside = path if path.is_dir() else path.parent
+    match record:
+        case BuildReport():
+            race = [proofs.latency(record.receipt), proofs.ratios(record.receipt)] if record.receipt else []
+            layers = networks.layers(record.plan, record.collapsed)
+            return [facts.summary(record), layers, *race, proofs.fidelity(record.fidelity), facts.stages(record.stages)]
+        case Plan():
+            collapsed = _beside(beside / "collapsed.json", CollapsedRecord)
+            prices = _beside(beside / "prices.json", PriceTable)
+            candidates = _beside(beside / "candidates.json", CandidateTable)
+            offered = candidates.candidates if candidates else ()
+            shown = [networks.layers(record, collapsed, candidates=offered, prices=prices)]
+            return shown + ([networks.probes(record)] if record.probes else [])
+        case Receipt():
+            return [proofs.latency(record), proofs.ratios(record)]
+        case CollapsedRecord():
+            return [networks.network(record), *([networks.left_alone(record.left_alone)] if record.left_alone else [])]
+        case TrainRecord():
+            return [networks.training(record)]
+        case CompressedRecord():
+            return [facts.compressed(record)]
+        case FidelityReport():
+            return [proofs.fidelity(record.checks)]
+        case ArtifactList():
+            return [facts.artifacts(record)]
+        case ArtifactSummary():
+            return [facts.artifact(record)]
+        case CheckpointSummary():
+            return [facts.weights(record)]
+    return [facts.fields(record, str(path))]
+
+
+def _beside(path: Path, kind: type[Kind]) -> Kind | None:
+    return kind.load(path) if path.exists() else None
