@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 POSITIONS = 256
 """Most positions of one example that enter the moments; more are sampled without bias, anew for every batch."""
+SMOOTHING = 0.5
+"""Share of the uniform distribution in the class probabilities whose curvature weights the outputs. The curvature of a nearly
+certain network vanishes, but only until a truncation makes it less certain: without smoothing, large truncations look far too
+cheap. 0 gives the exact second derivative of the loss, right for small truncations."""
 ACTIVATION_BYTES = 1_000_000_000
 """What the kept activations of one forward and backward pass may take; batches are split to stay below it."""
 
@@ -78,6 +82,7 @@ def calibrate(
     seed: int = 0,
     criterion: Criterion = "whitened",
     draws: int = 2,
+    smoothing: float = SMOOTHING,
     network_sha256: str | None = None,
 ) -> Calibration:
     """Calibrate the layers of ``geometries`` on up to ``samples`` of the task's calibration inputs.
@@ -86,7 +91,7 @@ def calibrate(
     its weights). Raises `BadData` for no, too few or constant inputs and `BadNetwork` for NaN in weights or outputs.
     """
     matrices = {name: finite_matrix(module, name) for name in geometries}
-    moments, seen = collect_moments(module, geometries, task, samples=samples, seed=seed, draws=draws)
+    moments, seen = collect_moments(module, geometries, task, samples=samples, seed=seed, draws=draws, smoothing=smoothing)
     layers = tuple(
         LayerCalibration(layer=name, loss_at_rank=truncation(matrices[name], moments[name], criterion).loss_at_rank)
         for name in geometries
@@ -98,7 +103,14 @@ def calibrate(
 
 
 def collect_moments(
-    module: nn.Module, geometries: Mapping[str, Geometry], task: Task, *, samples: int, seed: int = 0, draws: int = 2
+    module: nn.Module,
+    geometries: Mapping[str, Geometry],
+    task: Task,
+    *,
+    samples: int,
+    seed: int = 0,
+    draws: int = 2,
+    smoothing: float = SMOOTHING,
 ) -> tuple[dict[str, Moments], int]:
     """Moments of the layers of ``geometries``, and how many examples they come from."""
     import torch
@@ -114,7 +126,7 @@ def collect_moments(
             varied = varied or any(not torch.equal(x, one.expand_as(x)) for x, one in zip(inputs, first, strict=True))
             with torch.enable_grad():
                 outputs = module(*(x.to(like.device) for x in inputs))
-                _backward(outputs, inputs, task, generator, draws)
+                _backward(outputs, inputs, task, generator, draws, smoothing)
             seen += len(inputs[0])
     if seen < 2 or not varied:
         raise BadData(
@@ -139,13 +151,15 @@ def small_batches(batches: Iterable[tuple[Tensor, ...]], size: int, samples: int
 # ---------------------------------------------------------------------------------------------- gradients
 
 
-def _backward(outputs: Any, inputs: tuple[Tensor, ...], task: Task, generator: torch.Generator, draws: int) -> None:
+def _backward(
+    outputs: Any, inputs: tuple[Tensor, ...], task: Task, generator: torch.Generator, draws: int, smoothing: float
+) -> None:
     """Send gradients of each single example's loss back through the network; hooks on the outputs receive them.
 
     With ``task.loss`` its own gradient, batch mean undone. For logits a draw v with E[v v'] = diag(p) - p p', the covariance of
-    the log-likelihood's gradient under labels drawn from the model: the same Fisher information as sampled labels give, without
-    waiting for the rare labels of a nearly certain network. For any other output v ~ N(0, I), the Gauss-Newton matrix of half
-    the squared error.
+    the log-likelihood's gradient under labels drawn from p: the same Fisher information as sampled labels give, without waiting
+    for the rare labels of a nearly certain network; p are the model's probabilities, smoothed. For any other output
+    v ~ N(0, I), the Gauss-Newton matrix of half the squared error.
     """
     import torch
 
@@ -165,6 +179,7 @@ def _backward(outputs: Any, inputs: tuple[Tensor, ...], task: Task, generator: t
         directions = [torch.randn(x.shape, generator=generator).to(x.device, x.dtype) for x in tensors]
         if logits:
             p = tensors[0].detach().float().softmax(1)
+            p = (1 - smoothing) * p + smoothing / p.shape[1]
             noise = p.sqrt() * directions[0]
             directions = [(noise - p * noise.sum(1, keepdim=True)).to(tensors[0].dtype)]
         torch.autograd.backward(tensors, directions, retain_graph=draw + 1 < draws)
@@ -209,7 +224,6 @@ class _Sums:
     def __init__(self, geometry: Geometry, generator: torch.Generator) -> None:
         import torch
 
-        self.linear = geometry.kind == "linear"
         self.generator = generator
         self.shift: Tensor | None = None
         self.applied = self.count = self.gradients = 0
@@ -226,8 +240,8 @@ class _Sums:
                 where="calibration",
                 fix="remove no_grad from forward (evaluation code can set it outside)",
             )
-        values = self._by_position(output.detach())
-        picked = torch.randperm(values.shape[1], generator=self.generator)[:POSITIONS].to(output.device)
+        values = by_position(layer, output.detach())
+        picked = some_positions(values, self.generator)
         rows = values[:, picked].flatten(0, 1).float()
         self.applied += values.shape[0] * values.shape[1]
         if self.shift is None:
@@ -240,16 +254,12 @@ class _Sums:
             output = output.detach().requires_grad_().clone()
 
         def receive(gradient: Tensor) -> None:
-            rows = self._by_position(gradient)[:, picked].flatten(0, 1).float()
+            rows = by_position(layer, gradient)[:, picked].flatten(0, 1).float()
             self.gradients += len(rows)
             self.gradient += (rows.T @ rows).double().cpu()
 
         output.register_hook(receive)  # type: ignore[no-untyped-call]
         return output
-
-    def _by_position(self, values: Tensor) -> Tensor:
-        """(N, m, ...) of a convolution or (N, ..., m) of a linear layer to (N, positions, m)."""
-        return values.reshape(len(values), -1, values.shape[-1]) if self.linear else values.flatten(2).transpose(1, 2)
 
     def moments(self, name: str, examples: int) -> Moments:
         """Raises `BadNetwork` for outputs that are not finite."""
@@ -267,6 +277,22 @@ class _Sums:
             )
         shifted = mean + self.shift.double().cpu()
         return Moments(shifted.float(), covariance.float(), gradient.float(), self.applied // examples)
+
+
+def by_position(layer: nn.Module, values: Tensor) -> Tensor:
+    """(N, m, ...) of a convolution or (N, ..., m) of a linear layer to (N, positions, m)."""
+    from torch import nn
+
+    if isinstance(layer, nn.Linear):
+        return values.reshape(len(values), -1, values.shape[-1])
+    return values.flatten(2).transpose(1, 2)
+
+
+def some_positions(values: Tensor, generator: torch.Generator) -> Tensor:
+    """Indices of at most `POSITIONS` random positions of ``values (N, positions, m)``."""
+    import torch
+
+    return torch.randperm(values.shape[1], generator=generator)[:POSITIONS].to(values.device)
 
 
 @contextmanager

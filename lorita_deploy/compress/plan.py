@@ -166,21 +166,27 @@ def _knapsack(table: _Table, budget: float, time_limit_s: float) -> Solution:
     share = np.array([offer.cost for _, offer in flat]) / max(budget, 1e-12)
     one_each = csr_array((np.ones(len(flat)), (rows, range(len(flat)))), shape=(layers, len(flat)))
 
-    # The relaxation bounds the loss from below and nearly equals it; in its unit the solver's absolute tolerances are small
-    # however small the losses are.
+    # The relaxation bounds the loss from below and nearly equals it. In its unit the solver's absolute tolerances are small
+    # however small the losses are, and what alone costs more than a plan made by rounding it need not be looked at.
     largest = float(loss.max()) or 1.0
     relaxed = linprog(loss / largest, A_ub=share[None, :], b_ub=[1.0], A_eq=one_each, b_eq=np.ones(layers), bounds=(0, 1))
-    unit = max(float(relaxed.fun or 0.0), 1e-9) * largest
+    if relaxed.x is None:  # the budget is the least to the last digit
+        return table.solution(table.cheapest(), "each layer's fastest")
+    unit = max(float(relaxed.fun), 1e-9) * largest
+    taken = [(row, offer) for (row, offer), x in zip(flat, relaxed.x, strict=True) if x > 1e-9]
+    rounded = [min((offer for at, offer in taken if at == row), key=_cheapest) for row in range(layers)]
+    bound = sum(offer.candidate.predicted_loss for offer in rounded) + FREE_SHARE * unit
+
     result = milp(
         loss / unit + FREE_SHARE * share,
         integrality=np.ones(len(flat)),
-        bounds=Bounds(0, 1),
+        bounds=Bounds(0, np.where(loss <= bound, 1, 0)),
         constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(share[None, :], -np.inf, 1.0)],
         options={"time_limit": time_limit_s, "mip_rel_gap": 1e-4},
     )
     if result.x is None:
-        note = f"the solver found nothing better than the fastest plan within {time_limit_s:g} s"
-        return table.solution(table.cheapest(), "highs: time limit, no plan of its own", note=note)
+        note = f"the solver found no plan of its own within {time_limit_s:g} s; this one is the rounded relaxation"
+        return table.solution(rounded, "highs: time limit, relaxation rounded", note=note)
     chosen: list[_Offer] = []
     for row in range(layers):
         chosen.append(max(((x, offer) for x, (at, offer) in zip(result.x, flat, strict=True) if at == row), key=_first)[1])

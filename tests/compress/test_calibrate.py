@@ -22,7 +22,8 @@ from lorita_deploy.records import Choice
 
 @pytest.fixture(scope="module")
 def calibration(trained) -> Calibration:
-    return calibrate(trained.module, trained.geometries, trained.task, samples=1200)
+    """Unsmoothed, so that predictions are of the Kullback-Leibler divergence itself."""
+    return calibrate(trained.module, trained.geometries, trained.task, samples=1200, smoothing=0.0)
 
 
 def pair(layer: str, rank: int) -> Choice:
@@ -65,12 +66,13 @@ def test_means_and_covariances_are_those_of_the_outputs(trained, calibration) ->
         assert found.positions == geometry.positions
 
 
-def test_the_gradients_are_the_exact_fisher_information_of_the_logits(trained) -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.5])
+def test_the_gradients_are_the_exact_fisher_information_of_the_logits(trained, smoothing) -> None:
     """At the last layer G is the mean of diag(p) - p p', which is known without sampling."""
     head = {"head": trained.geometries["head"]}
-    moments, _ = collect_moments(trained.module, head, trained.task, samples=1200, draws=100)
+    moments, _ = collect_moments(trained.module, head, trained.task, samples=1200, draws=100, smoothing=smoothing)
     with torch.no_grad():
-        p = trained.module(trained.train).softmax(1)
+        p = (1 - smoothing) * trained.module(trained.train).softmax(1) + smoothing / 10
     exact = torch.diag(p.mean(0)) - p.T @ p / len(p)
     error = (moments["head"].gradient - exact).norm() / exact.norm()
     assert float(error) < 0.05  # few of the 1,200 examples carry most of it: some 1 / sqrt(100 * 10)

@@ -149,16 +149,20 @@ def test_the_best_of_all_plans_by_enumeration(seed: int, scale: float) -> None:
         assert solution.predicted_loss <= least * 1.002  # the share that is given for time
 
 
-def test_fifty_layers_of_twenty_candidates_in_two_seconds() -> None:
+def deep(layers: int) -> list[Row]:
     draw = random.Random(0)
     rows: list[Row] = []
-    for layer in range(50):
+    for layer in range(layers):
         dense_us = draw.uniform(20, 900)
         rows.append((f"l{layer}", None, dense_us, 0.0))
         for step in range(1, 20):
             loss = draw.uniform(0.01, 10) * 0.6**step
             rows.append((f"l{layer}", 8 * step, dense_us * (0.05 + step / 20) * draw.uniform(0.95, 1.05), loss))
-    candidates, prices = tables(rows)
+    return rows
+
+
+def test_fifty_layers_of_twenty_candidates_in_two_seconds() -> None:
+    candidates, prices = tables(deep(50))
     solve(candidates, prices, budget_us=prices.network_us)  # scipy is loaded
     for share in (0.2, 0.35, 0.7):
         start = time.perf_counter()
@@ -166,6 +170,23 @@ def test_fifty_layers_of_twenty_candidates_in_two_seconds() -> None:
         assert time.perf_counter() - start < 2.0
         assert solution.predicted_us <= share * prices.network_us * (1 + 1e-6)
         assert "optimal" in solution.solver
+
+
+def test_a_solver_out_of_time_gives_a_plan_within_the_budget_and_says_so() -> None:
+    candidates, prices = tables(deep(50))
+    budget = 0.35 * prices.network_us
+    best = solve(candidates, prices, budget_us=budget)
+    hasty = solve(candidates, prices, budget_us=budget, time_limit_s=0.0)
+    assert "time limit" in hasty.solver
+    assert hasty.note
+    assert hasty.predicted_us <= budget * (1 + 1e-6)
+    assert best.predicted_loss <= hasty.predicted_loss <= 1.2 * best.predicted_loss
+
+
+def test_a_budget_of_exactly_the_least_is_met() -> None:
+    candidates, prices = tables(TWO)
+    solution = solve(candidates, prices, budget_us=60.0)
+    assert (ranks(solution), solution.feasible) == ([8, 8], True)
 
 
 def test_a_layer_without_a_dense_price_is_named() -> None:
