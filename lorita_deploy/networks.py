@@ -261,11 +261,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in content.items()}
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Load ``path`` into ``module``. Raises `BadCheckpoint` naming missing, unexpected and misshapen tensors."""
+def load_weights(module: nn.Module, path: Path, tensors: dict[str, Tensor] | None = None) -> None:
+    """Load ``path`` (or ``tensors``, which were read from it) into ``module``.
+
+    Raises `BadCheckpoint` naming missing, unexpected and misshapen tensors.
+    """
     import torch
 
-    tensors = read_weights(path)
+    tensors = read_weights(path) if tensors is None else tensors
     expected = module.state_dict()
     missing = sorted(name for name in expected.keys() - tensors.keys() if not name.endswith("num_batches_tracked"))
     unexpected = sorted(tensors.keys() - expected.keys())

@@ -18,6 +18,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "target": "Name or alias of a device (see: targets list), or a TOML file of your own.",
         "out": "Build folder  [default: build/<model>-<target>]",
         "checkpoint": "Weights to start from: safetensors, or a .pt file that holds tensors only.",
+        "checkpoint_format": "lorita: a checkpoint of the published LoRITa code (ResNets), collapsed exactly.",
         "input_size": "Height and width of the network's input  [default: the model's own]",
         "classes": "Number of classes  [default: as many as the data has]",
     },

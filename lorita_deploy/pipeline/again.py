@@ -6,12 +6,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..bundle.archive import is_plain
+from ..bundle.manifest import check_bundle
 from ..devices.local import LocalDevice
 from ..errors import BadArtifact, BadRecord, LoritaDeployError
 from ..measure.fidelity import TOLERANCE, compare_outputs, run_session
 from ..measure.latency import artifact_name, race
 from ..ports import find_exporter
-from ..records import Artifact, ArtifactList, BuildReport, Fidelity, FidelityReport, Manifest, Receipt, Settings, schema_name
+from ..records import Artifact, ArtifactList, BuildReport, Fidelity, FidelityReport, Receipt, Settings, schema_name
 from .folder import sha256_of
 
 if TYPE_CHECKING:
@@ -21,40 +23,19 @@ if TYPE_CHECKING:
 def verify_again(folder: Path) -> FidelityReport:
     """Every artifact of ``folder`` on its golden inputs, against what torch computed when it was exported.
 
-    Nothing is run before every hash is right. Differences are reported, not raised: see `require_passed`. Raises
-    `BadArtifact` for files that are missing, changed, or outside the folder.
+    Nothing is run before every hash is right. Differences are reported, not raised: see `require_passed`. Raises what
+    `held_artifacts` raises, and `BadArtifact` for golden data that cannot be read.
     """
     artifacts = held_artifacts(folder)
-    for path, expected in _held_files(folder, artifacts):
-        found = sha256_of(_inside(folder, path))
-        if found != expected:
-            what = "is missing" if found is None else f"was changed: its sha256 is {found}, expected {expected}"
-            raise BadArtifact(
-                f"{path} {what}; nothing was run", where=folder, fix="build again, or copy the folder again, complete"
-            )
     inputs = _arrays(folder / "golden" / "inputs.npz")
     return FidelityReport(artifacts=artifacts, checks=tuple(_check(folder, artifact, inputs) for artifact in artifacts))
 
 
 def _check(folder: Path, artifact: Artifact, inputs: dict[str, np.ndarray[Any, Any]]) -> Fidelity:
-    session = find_exporter(artifact.exporter).open(_inside(folder, artifact.path))
+    session = find_exporter(artifact.exporter).open(folder / artifact.path)
     outputs = run_session(session, inputs, artifact.batch)
     golden = _arrays(folder / "golden" / f"outputs-{artifact_name(artifact)}.npz")
     return compare_outputs(list(golden.values()), outputs, role=artifact.role, inputs="real", tolerance=TOLERANCE)
-
-
-def _held_files(folder: Path, artifacts: tuple[Artifact, ...]) -> list[tuple[str, str]]:
-    """(path, sha256) of all files of a bundle, or of the artifacts of a build folder."""
-    if (folder / "manifest.json").exists():
-        return [(file.path, file.sha256) for file in Manifest.load(folder / "manifest.json").files]
-    return [(artifact.path, artifact.sha256) for artifact in artifacts]
-
-
-def _inside(folder: Path, path: str) -> Path:
-    found = (folder / path).resolve()
-    if not found.is_relative_to(folder.resolve()):
-        raise BadArtifact("this path leads out of the folder", where=path, fix="do not use this folder: somebody made it so")
-    return found
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -92,16 +73,25 @@ def bench_again(folder: Path, *, threads: int | None = None) -> tuple[Receipt, P
 
 
 def held_artifacts(folder: Path) -> tuple[Artifact, ...]:
-    """What a build folder or a bundle holds. Raises `LoritaDeployError`, `BadRecord`."""
+    """What a build folder or a bundle holds, every file checked against its hash.
+
+    Raises `BadArtifact` for files that are missing, changed or lead out of the folder, `BadRecord`, `LoritaDeployError`.
+    """
     if (folder / "manifest.json").exists():
-        return Manifest.load(folder / "manifest.json").artifacts
-    if (folder / "artifacts.json").exists():
-        return ArtifactList.load(folder / "artifacts.json").artifacts
-    raise LoritaDeployError(
-        "there are no artifacts here: neither a build folder that got as far as export nor an unpacked bundle",
-        where=folder,
-        fix="lorita-deploy export or build writes them",
-    )
+        return check_bundle(folder).artifacts
+    if not (folder / "artifacts.json").exists():
+        raise LoritaDeployError(
+            "there are no artifacts here: neither a build folder that got as far as export nor an unpacked bundle",
+            where=folder,
+            fix="lorita-deploy export or build writes them",
+        )
+    artifacts = ArtifactList.load(folder / "artifacts.json").artifacts
+    for artifact in artifacts:
+        found = sha256_of(folder / artifact.path) if is_plain(artifact.path) else None
+        if found != artifact.sha256:
+            what = "is missing" if found is None else f"was changed (its sha256 is {found}, expected {artifact.sha256})"
+            raise BadArtifact(f"{artifact.path} {what}; nothing was run", where=folder, fix="run the same build again")
+    return artifacts
 
 
 def read_receipt(path: Path) -> Receipt:

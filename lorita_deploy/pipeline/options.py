@@ -33,6 +33,8 @@ class BuildOptions(Part):
     classes: int | None = Field(default=None, ge=1)
 
     checkpoint: str | None = None
+    checkpoint_format: Literal["plain", "lorita"] = "plain"
+    """``lorita``: the published code's chains of factors."""
     train: bool = True
     depth: int | None = Field(default=None, ge=1)
     epochs: int | None = Field(default=None, ge=1)

@@ -115,7 +115,7 @@ def _run_train(build: Build) -> str:
     scratch = build.folder / "training" / key[:16]
     module = build.blank()
     if build.options.checkpoint:
-        load_plain_weights(module, Path(build.options.checkpoint))
+        load_plain_weights(module, Path(build.options.checkpoint), build.options.checkpoint_format)
 
     def evaluate(network: nn.Module) -> Accuracy:
         return accuracy(network, dataset.batches("validation", EVALUATION_BATCH), "validation")
@@ -153,7 +153,7 @@ def _collapse_key(build: Build) -> dict[str, Any]:
         given = options.checkpoint and sha256_of(Path(options.checkpoint))
     return {
         "model": options.model,
-        "given": given,
+        "given": (given, options.checkpoint_format),
         "trained": build.trains and sha256_of(build.folder / "trained.safetensors"),
         "data": build.data.content_sha256,
         "shape": None if build.own_task else build.shape,
@@ -173,7 +173,7 @@ def _run_collapse(build: Build) -> str:
         factorize(module, TrainRecord.load(build.folder / "trained.json").recipe.depth)
         load_weights(module, build.folder / "trained.safetensors")
     elif build.options.checkpoint:
-        load_plain_weights(module, Path(build.options.checkpoint))
+        load_plain_weights(module, Path(build.options.checkpoint), build.options.checkpoint_format)
     elif build.own_model is None:
         build.watch.note("no --checkpoint was given: the weights are random")
     module.eval()
@@ -206,12 +206,18 @@ def _run_collapse(build: Build) -> str:
     return f"{record.params:,} parameters, {record.macs / 1e6:,.1f} M MACs, {len(layers)} layers; {percent(record.accuracy[0])}"
 
 
-def load_plain_weights(module: nn.Module, path: Path) -> None:
-    """Load a checkpoint of the plain network, or one of a LoRITa training (factors), which is collapsed.
+def load_plain_weights(module: nn.Module, path: Path, form: str = "plain") -> None:
+    """Load a checkpoint of the plain network, or one of a LoRITa training (factors), which is collapsed; ``form`` as in
+    `BuildOptions.checkpoint_format`.
 
     Raises `BadCheckpoint`.
     """
     from ..train.composition import collapse, factored_layers, factorize
+    from ..train.published import read_published
+
+    if form == "lorita":
+        load_weights(module, path, read_published(path))
+        return
 
     depths = {
         int(name.rsplit("original", 1)[1]) + 1
