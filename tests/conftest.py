@@ -1,7 +1,9 @@
-"""What several rooms' tests share: records that look like measured ones, and the command line in a process."""
+"""What several rooms' tests share: receipts, the command line in a process, and one small build of the README's Python."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -85,3 +87,14 @@ def run_cli():
         return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def readme_build(tmp_path_factory):
+    """The build folder that the README's Python leaves, and what it printed. Not to be written to: copy it."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^## Python$.*?^```python\n(.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
+    folder = tmp_path_factory.mktemp("readme")
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "build" / "mine", done.stdout

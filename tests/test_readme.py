@@ -51,15 +51,12 @@ def test_links_lead_somewhere():
         assert (ROOT / target).exists() or target.startswith("http"), target
 
 
-def test_the_python_of_the_readme_runs(tmp_path):
-    (code,) = blocks("python", "Python")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    report = BuildReport.load(tmp_path / "build" / "mine" / "report.json")
-    assert done.stdout.strip() == report.headline
-    assert (tmp_path / "build" / "mine" / "model.onnx").exists()
-    right = report.validation["dense"]
-    assert right.value > 0.8, "ten classes: chance is 0.1"
+def test_the_python_of_the_readme_runs(readme_build):
+    folder, printed = readme_build
+    report = BuildReport.load(folder / "report.json")
+    assert printed.strip() == report.headline
+    assert (folder / "model.onnx").exists()
+    assert report.validation["dense"].value > 0.8, "ten classes: chance is 0.1"
 
 
 def test_the_model_of_the_readme_is_one():

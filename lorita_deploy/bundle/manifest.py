@@ -17,6 +17,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 PROGRAMS = (*RUNNER_FILES, "infer.py")
-MADE_ON_THE_DEVICE = ("receipt.json",)
-"""Files that the runner leaves in an unpacked bundle."""
+MADE_ON_THE_DEVICE = ("receipt*.json", "job-receipt*.json")
+"""Files that the runner leaves in an unpacked bundle (patterns)."""
 
 README = """\
 {model} for {target}, made by {producer}
@@ -200,7 +201,7 @@ def _files_in(folder: Path) -> set[str]:
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             raise BadArtifact("a bundle holds no links", where=path)
-        if path.is_dir() or name in (MANIFEST, *MADE_ON_THE_DEVICE) or "__pycache__" in path.parts:
+        if path.is_dir() or "__pycache__" in path.parts or any(fnmatch(name, kind) for kind in (MANIFEST, *MADE_ON_THE_DEVICE)):
             continue
         found.add(name)
     return found
