@@ -18,7 +18,7 @@ from lorita_deploy.train.composition import collapse, factorize
     [
         ("torchvision:resnet18", 224, 64),
         ("torchvision:mobilenet_v3_small", 224, 64),
-        ("torchvision:vit_b_32", 224, 64),
+        pytest.param("torchvision:vit_b_32", 224, 64, marks=pytest.mark.slow),
         ("timm:resnet10t", 176, 64),
         ("timm:vit_tiny_patch16_224", 224, 64),
     ],
