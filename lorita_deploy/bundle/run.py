@@ -27,7 +27,7 @@ import runtimes
 
 from job import Json, JobError, feeds, golden_error, inside, read_job, write_json
 
-PROFILE_ROUNDS = 3
+PROFILE_ROUNDS = 5
 
 
 def open_runtime(job: Json) -> Any:

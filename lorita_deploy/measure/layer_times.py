@@ -2,8 +2,12 @@
 
 A layer alone does not cost what it costs between its neighbours (fusions, changes of layout, what lies in the caches), so
 variant v of the network has *every* layer as a pair, each on a rung of its own; about as many variants as the longest
-ladder has rungs measure every candidate at least once. The profiler's own cost per node is measured on a chain of empty
-nodes and taken off; what is left of the dense network's un-profiled time belongs to no layer (``rest_us``).
+ladder has rungs measure every candidate at least once. Of every variant
+
+    whole run, profiler off = call + scale * sum over nodes (profiled time + node)
+
+where ``call`` (entering the runtime) and ``node`` (negative: the profiler's own cost) are measured on two chains of empty
+nodes, and ``scale``, near 1, is the median over all variants: a disturbance that hits one of them moves no price.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from ..records import (
     Geometry,
     Host,
     LayerTime,
+    NodeTime,
     Precision,
     PriceTable,
     Profile,
@@ -38,8 +43,8 @@ Progress = Callable[[float, float, str], object]
 Times = dict[tuple[str, int | None], float]
 """(layer, rank) to microseconds; rank None is dense."""
 
-CHAIN = 200
-"""Nodes in the empty chain."""
+CHAINS = (20, 200)
+"""Nodes in the empty chains."""
 MOST_BYTES = 4_000_000_000
 """Most disk that the variants may take: very large networks get fewer of them, and their prices are interpolated."""
 TIMEOUT_S = 1800.0
@@ -91,14 +96,12 @@ class MeasuredPricer:
             for path in written:
                 path.unlink(missing_ok=True)
         self.progress(1.0, 1.0, "")
-        *profiled, chain = profile.artifacts
-        overhead_us = node_overhead(chain)
-        times = layer_times(
-            [(variant, found, each) for variant, found, each in zip(variants, profiled, rungs, strict=True)], overhead_us
-        )
-        dense_us = sum(us for (_, rank), us in times.items() if rank is None)
-        whole_us = profiled[0].whole_us
-        scale = min(1.0, whole_us / dense_us)
+        *profiled, short, long = profile.artifacts
+        call_us, node_us = overheads(short, long)
+        scale = median((each.whole_us - call_us) / _nodes_us(each, node_us) for each in profiled)
+        times = layer_times(list(zip(variants, profiled, rungs, strict=True)), node_us)
+        network_us = call_us + scale * _nodes_us(profiled[0], node_us)
+        dense_us = scale * sum(us for (_, rank), us in times.items() if rank is None)
         return PriceTable(
             network_sha256=self.network_sha256,
             target=self.target,
@@ -109,8 +112,8 @@ class MeasuredPricer:
             host=profile.host,
             provenance="measured",
             method=f"{len(rungs)} whole-network variants profiled node by node, {profiled[0].runs} runs each",
-            network_us=whole_us,
-            rest_us=max(0.0, whole_us - dense_us),
+            network_us=network_us,
+            rest_us=network_us - dense_us,
             times=tuple(
                 LayerTime(candidate=each.key, us=scale * time_at(times, each.layer, each.rank), provenance="measured")
                 for each in candidates
@@ -119,7 +122,7 @@ class MeasuredPricer:
         )
 
     def _write(self, model: ModelProto, rungs: Sequence[Mapping[str, int]], written: list[Path]) -> list[Variant]:
-        """Write the variants and the empty chain; files are added to ``written`` as they come to be."""
+        """Write the variants and the empty chains; files are added to ``written`` as they come to be."""
         variants = []
         for number, ranks in enumerate(rungs):
             self.progress(0.3 * number / len(rungs), 1.0, f"variant {number + 1} of {len(rungs)}")
@@ -128,8 +131,9 @@ class MeasuredPricer:
             write_atomically(written[-1], variant.model.SerializeToString())
             variant.model.Clear()
             variants.append(variant)
-        written.append(self.workdir / "empty-chain.onnx")
-        write_atomically(written[-1], empty_chain(CHAIN).SerializeToString())
+        for length in CHAINS:
+            written.append(self.workdir / f"empty-chain-{length}.onnx")
+            write_atomically(written[-1], empty_chain(length).SerializeToString())
         return variants
 
     def _profile(self, files: Sequence[Path]) -> Profile:
@@ -213,12 +217,24 @@ class TablePricer:
         return [f"{name} {there} there, {here} here" for name, there, here in pairs if there != here]
 
 
-def node_overhead(chain: ProfiledArtifact) -> float:
-    """Microseconds that a node costs un-profiled beyond what its profile says (negative: the profiler's own cost)."""
-    return (chain.whole_us - sum(node.us for node in chain.nodes)) / max(len(chain.nodes), 1)
+def overheads(short: ProfiledArtifact, long: ProfiledArtifact) -> tuple[float, float]:
+    """(call, node) in microseconds, from two chains of empty nodes: what entering the runtime costs, and what a node costs
+    with the profiler off beyond what its profile says."""
+    more = len(long.nodes) - len(short.nodes)
+    each_us = max(0.0, (long.whole_us - short.whole_us) / more)
+    call_us = max(0.0, short.whole_us - len(short.nodes) * each_us)
+    return call_us, each_us - sum(node.us for node in long.nodes) / len(long.nodes)
 
 
-def layer_times(profiled: Sequence[tuple[Variant, ProfiledArtifact, Mapping[str, int]]], overhead_us: float) -> Times:
+def _node_us(node: NodeTime, node_us: float) -> float:
+    return max(0.1, node.us + node_us)
+
+
+def _nodes_us(artifact: ProfiledArtifact, node_us: float) -> float:
+    return sum(_node_us(node, node_us) for node in artifact.nodes)
+
+
+def layer_times(profiled: Sequence[tuple[Variant, ProfiledArtifact, Mapping[str, int]]], node_us: float) -> Times:
     """(layer, rank) to microseconds: the nodes charged to the layer, the median where several variants measured it."""
     found: dict[tuple[str, int | None], list[float]] = {}
     for variant, artifact, ranks in profiled:
@@ -228,7 +244,7 @@ def layer_times(profiled: Sequence[tuple[Variant, ProfiledArtifact, Mapping[str,
             owner = variant.owner(node.name, before)
             if owner is not None:
                 before = owner
-                sums[owner] = sums.get(owner, 0.0) + max(0.1, node.us + overhead_us)
+                sums[owner] = sums.get(owner, 0.0) + _node_us(node, node_us)
         for layer, us in sums.items():
             found.setdefault((layer, ranks.get(layer)), []).append(us)
     return {key: median(values) for key, values in found.items()}

@@ -13,7 +13,7 @@ from small_onnx import write_small_onnx
 from lorita_deploy.devices.local import LocalDevice
 from lorita_deploy.errors import BadArtifact, BadRecord, EnvironmentDiffers, PlanMismatch
 from lorita_deploy.forms import FORMS
-from lorita_deploy.measure.layer_times import MeasuredPricer, TablePricer, layer_times, node_overhead, time_at
+from lorita_deploy.measure.layer_times import MeasuredPricer, TablePricer, layer_times, overheads, time_at
 from lorita_deploy.measure.variants import empty_chain, find_layers, ladder_variants, make_variant
 from lorita_deploy.records import Candidate, Geometry, LayerTime, NodeTime, PriceTable, ProfiledArtifact, Settings
 from lorita_deploy.targets import load_target, this_host
@@ -163,9 +163,13 @@ def test_the_profilers_own_cost_is_taken_off_and_repeats_are_pooled(tmp_path: Pa
     model = onnx.load(write_small_onnx(tmp_path / "dense.onnx"))
     variant = make_variant(model, geometries(16), {"head": 8})
     places = {node.op_type + str(place): node.name for place, node in enumerate(variant.model.graph.node)}
-    nodes = tuple(NodeTime(name=f"@{place}@", op="Neg", us=2.5) for place in range(100))
-    chain = ProfiledArtifact(name="c", sha256="", runs=1, whole_us=60.0, nodes=nodes)
-    assert node_overhead(chain) == pytest.approx(-1.9)
+
+    def chain(length: int, whole_us: float) -> ProfiledArtifact:
+        nodes = tuple(NodeTime(name=f"@{place}@", op="Neg", us=2.5) for place in range(length))
+        return ProfiledArtifact(name="chain", sha256="", runs=1, whole_us=whole_us, nodes=nodes)
+
+    call_us, node_us = overheads(chain(20, 11.0), chain(120, 61.0))
+    assert (call_us, node_us) == (pytest.approx(1.0), pytest.approx(-2.0)), "half a microsecond each, and one for the call"
 
     def run(us: float) -> ProfiledArtifact:
         named = [(f"{places['Conv0']}_nchwc", 10.0), ("ReorderOutput", 5.0), (places["Reshape7"], 9.0)]
