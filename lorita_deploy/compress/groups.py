@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BadNetwork
 from ..records import Geometry, LeftAlone
 from .cuts import ChannelGroup, Cut, Member, Side, channel_count, keep_channels, remaining, removed_positions, replace_tensor
+from .rewrite import duplicate
 
 if TYPE_CHECKING:
     import torch
@@ -264,8 +264,7 @@ def _agree(expected: Tensor, found: Tensor) -> bool:
 
 
 def _probe(module: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy in evaluation mode to try things on: vector parameters (biases, scales) are moved a little, so that no channel is
-    dead or like another; matrices are shared with ``module``. Raises `BadNetwork`."""
+    """A copy to try things on: vectors (biases, scales) are moved a little, so that no channel is dead or like another."""
     import torch
     from torch import nn
 
@@ -275,14 +274,7 @@ def _probe(module: nn.Module, generator: torch.Generator) -> nn.Module:
         if values.ndim == 1 and values.is_floating_point():
             values = values + 0.1 * torch.rand(values.shape, generator=generator).to(values.device, values.dtype)
         memo[id(parameter)] = nn.Parameter(values, requires_grad=values.is_floating_point())
-    try:
-        return copy.deepcopy(module, memo).eval()
-    except Exception as error:
-        raise BadNetwork(
-            f"the network cannot be copied (copy.deepcopy): {error}",
-            where=type(module).__name__,
-            fix="keep open files, locks, generators and non-leaf tensors out of the module, or give it a __deepcopy__",
-        ) from error
+    return duplicate(module, memo).eval()
 
 
 def _varied(example: Tensor, generator: torch.Generator) -> Tensor:

@@ -81,7 +81,8 @@ def select_channels(module: nn.Module, group: ChannelGroup, readings: Readings, 
         gains = _gains(eliminations, order)
     held = losses[-1] if losses[-1] > NOTHING * whole else 0.0
     curve = losses[: len(order)] + [held] * (group.width - len(order)) + [0.0]
-    rest = [int(channel) for channel in gains.argsort(descending=True, stable=True) if int(channel) not in set(order)]
+    taken = set(order)
+    rest = [channel for channel in gains.argsort(descending=True, stable=True).tolist() if channel not in taken]
     return Selection((*order, *rest), tuple(float(f"{loss:.6g}") for loss in curve))
 
 

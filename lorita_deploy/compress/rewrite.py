@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BadNetwork, PlanMismatch
 from ..forms import fill_pair, form, replace_layer
@@ -43,10 +43,10 @@ def rewrite(
     return network
 
 
-def duplicate(module: nn.Module) -> nn.Module:
-    """A deep copy. Raises `BadNetwork`."""
+def duplicate(module: nn.Module, known: dict[int, Any] | None = None) -> nn.Module:
+    """A deep copy; ``known`` is deepcopy's memo: what to put for objects by their id. Raises `BadNetwork`."""
     try:
-        return copy.deepcopy(module)
+        return copy.deepcopy(module, known)
     except Exception as error:
         raise BadNetwork(
             f"the network cannot be copied (copy.deepcopy): {error}",

@@ -1,0 +1,167 @@
+"""Narrower attention heads, by truncating the two products that a head consists of; exact down to their numerical rank.
+
+Legend, for one head of width d on tokens x (D,): the scores are [x 1] [W_q b_q]' W_k y plus terms that are the same for every
+key y, which softmax drops, the key's bias among them; the output is W_o W_v x averaged with weights that sum to 1, so that the
+value's bias moves to the output's. Both are products A' B of matrices with d rows. With X, Y the second moments on either
+side, the best product of rank r in that norm follows from d x d matrices: A X A' = L L', B Y B' = M M', L' M = U diag(s) V',
+
+    A_r = s^-1/2 V_r' M' A,        B_r = s^-1/2 U_r' L' B,        error = sum of the dropped s^2.
+
+All heads of a layer get one width, and the softmax keeps its old scale. Not for heads with norms or rotations between
+projection and product (qk-norm, RoPE, cosine attention).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .cuts import replace_tensor
+from .rewrite import duplicate
+from .spectrum import finite_matrix
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+NOTHING = 1e-6
+"""Share of the largest singular value below which one is numerically zero."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Names of the four linear layers of one attention; whoever names them vouches that the head width is read from them."""
+
+    q: str
+    k: str
+    v: str
+    o: str
+    heads: int
+
+
+@dataclass(frozen=True)
+class HeadSpectra:
+    """Singular values of the products, (heads, d) each, descending, float64."""
+
+    qk: Tensor
+    vo: Tensor
+
+    @property
+    def free_widths(self) -> tuple[int, int]:
+        """The smallest widths for queries and keys, and for values, at which no head loses anything."""
+        return _numerical_rank(self.qk), _numerical_rank(self.vo)
+
+
+def attentions(module: nn.Module) -> tuple[Attention, ...]:
+    """Attentions built like the sample ViT's: linear layers called q, k, v and o beside ``heads`` and a fixed ``scale``."""
+    from torch import nn
+
+    found = []
+    for name, part in module.named_modules():
+        layers = [getattr(part, child, None) for child in "qkvo"]
+        numbers = isinstance(getattr(part, "heads", None), int) and hasattr(part, "scale")
+        if numbers and all(isinstance(layer, nn.Linear) for layer in layers):
+            q, k, v, o = (f"{name}.{child}".lstrip(".") for child in "qkvo")
+            found.append(Attention(q, k, v, o, part.heads))
+    return tuple(found)
+
+
+def head_spectra(module: nn.Module, attention: Attention, second: Tensor | None = None) -> HeadSpectra:
+    """``second (D, D)``: E[x x'] of the tokens that the attention reads; None: as if they were white.
+
+    Raises `BadNetwork` for weights that are not finite.
+    """
+    import torch
+
+    qk, vo = _products(module, attention, second)
+    return HeadSpectra(*(torch.stack([product.s for product in products]) for products in (qk, vo)))
+
+
+def narrow_heads(module: nn.Module, attention: Attention, qk: int, vo: int, second: Tensor | None = None) -> nn.Module:
+    """A deep copy of ``module`` with heads of width ``qk`` for queries and keys and ``vo`` for values.
+
+    ``second`` as in `head_spectra`. Raises `BadNetwork`.
+    """
+    import torch
+    from torch import nn
+
+    network = duplicate(module)
+    q, k, v, o = (network.get_submodule(name) for name in (attention.q, attention.k, attention.v, attention.o))
+    scores, values = _products(module, attention, second)
+    queries, keys = (torch.cat(side) for side in zip(*(product.truncated(qk) for product in scores), strict=True))
+    inner, outer = (torch.cat(side) for side in zip(*(product.truncated(vo) for product in values), strict=True))
+    if v.bias is not None:
+        moved = o.get_parameter("weight").detach().double() @ v.get_parameter("bias").detach().double()
+        if o.bias is None:
+            o.bias = nn.Parameter(torch.zeros_like(moved).to(o.weight), o.weight.requires_grad)  # type: ignore[arg-type]
+        replace_tensor(o, "bias", o.get_parameter("bias").detach().double() + moved)
+    for layer, weight, bias in ((q, queries[:, :-1], queries[:, -1]), (k, keys, None), (v, inner, None)):
+        replace_tensor(layer, "weight", weight.contiguous())
+        layer.out_features = len(weight)  # type: ignore[assignment]
+        if layer.bias is not None:
+            replace_tensor(layer, "bias", torch.zeros(len(weight)) if bias is None else bias.contiguous())
+    replace_tensor(o, "weight", outer.T.contiguous())
+    o.in_features = len(outer)  # type: ignore[assignment]
+    return network
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A' B of one head, A (d, a) and B (d, b), with what truncates it."""
+
+    A: Tensor
+    B: Tensor
+    left: Tensor
+    """(d, d) rows V' M', unscaled, best first; likewise U' L'."""
+    right: Tensor
+    s: Tensor
+
+    def truncated(self, rank: int) -> tuple[Tensor, Tensor]:
+        """A_r (rank, a) and B_r (rank, b), of equal size; zero where there is nothing more to represent."""
+        import torch
+
+        s = self.s[:rank, None]
+        scale = s.rsqrt().where(s > 1e-12 * self.s[0], torch.zeros_like(s))
+        return scale * self.left[:rank] @ self.A, scale * self.right[:rank] @ self.B
+
+
+def _products(module: nn.Module, attention: Attention, second: Tensor | None) -> tuple[list[_Product], list[_Product]]:
+    import torch
+
+    wq, wk, wv, wo = (
+        finite_matrix(module, name).double().cpu() for name in (attention.q, attention.k, attention.v, attention.o)
+    )
+    bias = module.get_submodule(attention.q).bias
+    bq = torch.zeros(len(wq), dtype=torch.float64) if bias is None else bias.detach().double().cpu()  # type: ignore[operator]
+    X = torch.eye(wq.shape[1], dtype=torch.float64) if second is None else second.double().cpu()
+    augmented = torch.eye(len(X) + 1, dtype=torch.float64)
+    augmented[:-1, :-1] = X  # tokens are taken for centred: the products E[x] * 1 are left out
+
+    def heads(matrix: Tensor) -> Sequence[Tensor]:
+        return matrix.chunk(attention.heads)
+
+    qk = [_product(a, b, augmented, X) for a, b in zip(heads(torch.cat([wq, bq[:, None]], 1)), heads(wk), strict=True)]
+    vo = [_product(a, b, X, torch.eye(len(wo), dtype=torch.float64)) for a, b in zip(heads(wv), heads(wo.T), strict=True)]
+    return qk, vo
+
+
+def _product(A: Tensor, B: Tensor, X: Tensor, Y: Tensor) -> _Product:
+    import torch
+
+    L, M = _root(A @ X @ A.T), _root(B @ Y @ B.T)
+    U, s, Vh = torch.linalg.svd(L.T @ M)
+    return _Product(A, B, Vh @ M.T, U.T @ L.T, s)
+
+
+def _root(matrix: Tensor) -> Tensor:
+    """L with L L' = ``matrix``, which may be singular."""
+    import torch
+
+    values, vectors = torch.linalg.eigh(matrix)
+    root: Tensor = vectors * values.clamp_min(0).sqrt()
+    return root
+
+
+def _numerical_rank(singular: Tensor) -> int:
+    needed = singular > NOTHING * singular[:, :1]
+    return max(1, int(needed.sum(1).max()))
