@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lorita_deploy.compress.calibrate import calibrate
 from lorita_deploy.compress.cuts import ChannelGroup, Member
 from lorita_deploy.compress.groups import channel_groups
 from lorita_deploy.compress.moments import DAMPING, Moments
@@ -284,6 +285,26 @@ def test_identity_and_projection_shortcuts_lose_little_at_three_quarters() -> No
         best, worst = ((narrow(net, cuts, it.readings)(INPUTS) - expected).norm() for cuts in (chosen, least))
     assert best < worst
     assert best < 0.5 * expected.norm()
+
+
+def test_predictions_have_the_size_of_the_real_loss(trained) -> None:
+    """On a trained network, behind real gradients: within a factor of ten, at a half and three quarters of the channels."""
+    module, task = trained.module, trained.task
+    moments = calibrate(module, trained.geometries, task).moments
+    groups = channel_groups(module, task.examples, trained.geometries).groups
+    readings = collect_readings(module, groups, task.calibration)
+    inputs = trained.train[:512]
+    with torch.no_grad():
+        expected = module(inputs).log_softmax(1)
+    assert [group.name for group in groups] == ["stem.0", "down.0", "point", "hidden"]
+    for group in groups:
+        selection = select_channels(module, group, readings, moments)
+        for width in (group.width // 2, group.width * 3 // 4):
+            found = narrow(module, [(group, selection.kept(width))], readings)
+            with torch.no_grad():
+                loss = functional.kl_div(found(inputs).log_softmax(1), expected, log_target=True, reduction="batchmean")
+            assert 0.1 < loss / selection.loss_at_width[width] < 10
+            assert trained.correct(found) >= trained.correct(module) - 6  # one per cent
 
 
 def test_layers_keep_what_belongs_to_them() -> None:
