@@ -17,7 +17,8 @@ class TerminalWatch(Watch):
         self.screen = screen
         shown = screen.err.is_terminal and not screen.quiet
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=screen.err, transient=True, disable=not shown)
+        # Drawn seldom: while times are measured, the bar must not take part.
+        self.bar = Progress(*columns, console=screen.err, transient=True, disable=not shown, refresh_per_second=2)
         self.task: TaskID | None = None
 
     def __enter__(self) -> TerminalWatch:

@@ -45,15 +45,17 @@ def right(found: Accuracy) -> str:
     """For example ``352 of 360 test images right (97.78 %)``."""
     if found.metric == "score":
         return f"score {found.value:.4g} on {found.split} data"
-    return share(found).replace(f"of {found.total:,} ", f"of {found.total:,} {found.split} images ")
+    return _counted(found, f" {found.split} images")
 
 
 def share(found: Accuracy) -> str:
     """The same where the split is named already: ``352 of 360 right (97.78 %)``."""
-    if found.metric == "score":
-        return f"score {found.value:.4g}"
+    return f"score {found.value:.4g}" if found.metric == "score" else _counted(found, "")
+
+
+def _counted(found: Accuracy, of_what: str) -> str:
     verb = "agree with dense" if found.metric == "agreement" else "right"
-    return f"{found.correct:,.0f} of {found.total:,} {verb} ({100 * found.value:.2f} %)"
+    return f"{found.correct:,.0f} of {found.total:,}{of_what} {verb} ({100 * found.value:.2f} %)"
 
 
 def right_change(dense: Accuracy, found: Accuracy) -> str:
