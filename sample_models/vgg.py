@@ -45,7 +45,7 @@ def _spec(depth: int) -> ModelSpec:
         name=f"vgg{depth}",
         summary=f"VGG{depth} with batch normalisation, RGB 32 x 32 images",
         build=partial(VGG, depth=depth),
-        recipe=Recipe(epochs=7, batch_size=64, lr=0.05, weight_decay=0.012, augment=("flip", "crop")),
+        recipe=Recipe(epochs=8, batch_size=64, lr=0.05, weight_decay=2e-3, clip_norm=None, augment=("flip", "crop")),
     )
 
 
