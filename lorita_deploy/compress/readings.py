@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import BadData, BadNetwork
 from ..networks import evaluating
-from .calibrate import by_position, small_batches, some_positions
 from .cuts import ChannelGroup, Member
+from .sums import by_position, small_batches, some_positions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from ..forms import fill_pair, form, replace_layer
 from ..networks import evaluating
 from ..records import Choice
-from .calibrate import by_position, small_batches, some_positions
 from .moments import Criterion, Moments
 from .rewrite import duplicate, factors
 from .spectrum import finite_matrix
+from .sums import by_position, small_batches, some_positions
 
 if TYPE_CHECKING:
     import torch

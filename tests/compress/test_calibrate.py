@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from lorita_deploy.compress import calibrate as calibration_module
+from lorita_deploy.compress import sums as sums_module
 from lorita_deploy.compress.calibrate import Calibration, calibrate, collect_moments
 from lorita_deploy.compress.rewrite import rewrite
 from lorita_deploy.errors import BadCheckpoint, BadData, BadNetwork, BadRecord
@@ -86,7 +87,7 @@ def test_splitting_batches_and_sampling_positions_change_nothing_but_noise(train
     assert seen == 300
     for name in names:
         torch.testing.assert_close(split[name].covariance, whole[name].covariance, rtol=1e-4, atol=1e-4)
-    monkeypatch.setattr(calibration_module, "POSITIONS", 16)
+    monkeypatch.setattr(sums_module, "POSITIONS", 16)
     sampled, _ = collect_moments(trained.module, names, trained.task, samples=300)
     difference = (sampled["down.0"].covariance - whole["down.0"].covariance).norm()
     assert 0 < difference < 0.1 * whole["down.0"].covariance.norm()
