@@ -11,8 +11,7 @@ from scipy.stats import spearmanr
 from torch import nn
 from torch.nn import functional
 
-from lorita_deploy.compress import calibrate as calibration_module
-from lorita_deploy.compress import sums as sums_module
+from lorita_deploy.compress import calibrate as calibration_module, sums as sums_module
 from lorita_deploy.compress.calibrate import Calibration, calibrate, collect_moments
 from lorita_deploy.compress.rewrite import rewrite
 from lorita_deploy.errors import BadCheckpoint, BadData, BadNetwork, BadRecord
