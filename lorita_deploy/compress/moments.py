@@ -56,9 +56,9 @@ def truncation(weight: Tensor, moments: Moments | None, criterion: Criterion) ->
     """The best rank-r weights for all r at once. ``weight (m, n)``.
 
     ``whitened``
-        Least predicted loss 1/2 * positions * tr(G E), E = (I - T) S (I - T)' with T = left_r right_r. With P the square root
-        of the damped G, right = U' P and left = P^-1 U for the eigenvectors U of P S P; the loss is half the sum of the
-        dropped eigenvalues times positions. Equal to the whitened SVD of P W C^(1/2), C = E[x x'], which is never formed.
+        Least predicted loss 1/2 * positions * tr(G E), E = (I - T) S (I - T)' with T = left_r right_r. With the Cholesky
+        factor P of the damped G, P' P = G, right = U' P and left = P^-1 U for the eigenvectors U of P S P'; the loss is half
+        the sum of the dropped eigenvalues times positions. Equal to the whitened SVD of P W C^(1/2), C = E[x x'], never formed.
     ``svd``
         Left singular vectors of W, as if inputs were white and all outputs mattered equally; the loss is the same formula,
         1/2 * positions * tr(G E), for these directions, so that the two criteria compare.
@@ -71,27 +71,33 @@ def truncation(weight: Tensor, moments: Moments | None, criterion: Criterion) ->
     import torch
 
     matrix = weight.detach().to("cpu", torch.float64)
-    m = len(matrix)
-    basis, singular = _left_singular(matrix)
+    m, n = matrix.shape
+    tiny = torch.finfo(torch.float32).tiny
     if moments is None or criterion == "paper":
-        relative = (singular / singular[0].clamp_min(torch.finfo(torch.float64).tiny)) ** 2
+        basis, singular = _left_singular(matrix)
+        relative = (singular / singular[0].clamp_min(tiny)) ** 2
         return Truncation(basis, basis.T, _loss_curve(_tail_sums(relative), m))
 
+    basis = torch.eye(m, dtype=torch.float64)  # of the outputs that the layer can reach
+    if criterion == "svd":
+        basis, _ = _left_singular(matrix)
+    elif m > n:
+        basis, matrix = torch.linalg.qr(matrix)
     S = basis.T @ moments.covariance.double() @ basis
     G = basis.T @ moments.gradient.double() @ basis
-    G = G + torch.eye(len(G), dtype=G.dtype) * (DAMPING * G.diagonal().mean() + torch.finfo(torch.float32).tiny)
+    G = G + torch.eye(len(G), dtype=G.dtype) * (DAMPING * G.diagonal().mean() + tiny)
     half = moments.positions / 2
     if criterion == "svd":
         return Truncation(basis, basis.T, _loss_curve(half * _tail_sums_2d(G * S), m))
 
-    white = singular**2 * (RIDGE * S.diagonal().sum() / (singular**2).sum().clamp_min(torch.finfo(torch.float64).tiny))
-    values, vectors = torch.linalg.eigh(G)
-    root = (vectors * values.sqrt()) @ vectors.T
-    inverse = (vectors / values.sqrt()) @ vectors.T
-    _, U = torch.linalg.eigh(root @ (S + torch.diag(white)) @ root)
-    U = U.flip(1)  # descending
-    kept = ((root @ U) * (S @ root @ U)).sum(0).clamp_min(0)  # U' P S P U, its diagonal
-    return Truncation(basis @ inverse @ U, U.T @ root @ basis.T, _loss_curve(half * _tail_sums(kept), m))
+    white = matrix @ matrix.T
+    white *= RIDGE * S.diagonal().sum() / white.diagonal().sum().clamp_min(tiny)
+    P = torch.linalg.cholesky(G, upper=True)
+    U = torch.linalg.eigh(P @ (S + white) @ P.T)[1].flip(1)  # descending
+    right = U.T @ P
+    kept = ((right @ S) * right).sum(1).clamp_min(0)  # U' P S P' U, its diagonal
+    left = torch.linalg.solve_triangular(P, U, upper=True)
+    return Truncation(basis @ left, right @ basis.T, _loss_curve(half * _tail_sums(kept), m))
 
 
 def singular_values(matrix: Tensor) -> Tensor:
