@@ -82,11 +82,17 @@ def resnet18_of_somebody(folder: Path) -> list[str]:
 
 
 def main() -> None:
-    rows = []
+    rows: list[dict[str, object]] = []
     load = os.getloadavg()[0]
+
+    def record(row: dict[str, object]) -> None:
+        """Written after each build: a benchmark that is stopped keeps what it has."""
+        rows.append(row)
+        (HERE / "main_job.md").write_text(document(rows, load))
+
     with tempfile.TemporaryDirectory() as scratch:
         for name, arguments in BUILDS.items():
-            rows.append(run(name, arguments, Path(scratch) / name.replace(", ", "-")))
+            record(run(name, arguments, Path(scratch) / name.replace(", ", "-")))
         rows.append(
             run("torchvision:resnet18, cpu, --no-train", resnet18_of_somebody(Path(scratch)), Path(scratch) / "resnet18")
         )
@@ -95,8 +101,7 @@ def main() -> None:
             with tarfile.open(archive) as file:
                 file.extractall(Path(scratch) / "mnist", filter="data")
             data = ["--data", f"folder:{tree(Path(scratch) / 'mnist')}"]
-            rows.append(run("fcn, MNIST, cpu", ["--model", "fcn", "--target", "cpu", *data], Path(scratch) / "fcn-mnist"))
-    (HERE / "main_job.md").write_text(document(rows, load))
+            record(run("fcn, MNIST, cpu", ["--model", "fcn", "--target", "cpu", *data], Path(scratch) / "fcn-mnist"))
 
 
 def tree(folder: Path) -> Path:
