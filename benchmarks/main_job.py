@@ -28,6 +28,9 @@ BUILDS = {
     "vit, cpu": ["--model", "vit", "--target", "cpu"],
 }
 
+LARGE = ["--batch-size", "256", "--epochs", "6"]
+"""For 55,000 images: fcn's recipe is made for digits, and composing its weights costs the same at every batch size."""
+
 
 def run(name: str, arguments: list[str], folder: Path) -> dict[str, object]:
     """One build and, for the default, the same command again: seconds, gigabytes, and what the report says."""
@@ -101,7 +104,7 @@ def main() -> None:
             with tarfile.open(archive) as file:
                 file.extractall(Path(scratch) / "mnist", filter="data")
             data = ["--data", f"folder:{tree(Path(scratch) / 'mnist')}"]
-            record(run("fcn, MNIST, cpu", ["--model", "fcn", "--target", "cpu", *data], Path(scratch) / "fcn-mnist"))
+            record(run("fcn, MNIST, cpu", ["--model", "fcn", "--target", "cpu", *data, *LARGE], Path(scratch) / "fcn-mnist"))
 
 
 def tree(folder: Path) -> Path:
