@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BadArtifact, BadRecord, EnvironmentDiffers, PlanMismatch
+from ..errors import BadArtifact, BadRecord, EnvironmentDiffers, OutOfResource, PlanMismatch
 from ..ports import Device
 from ..records import (
     Candidate,
@@ -31,7 +31,6 @@ from ..records import (
     Profile,
     ProfiledArtifact,
     Settings,
-    write_atomically,
 )
 from ..targets import Target
 from .variants import Variant, empty_chain, find_layers, ladder_variants, make_variant
@@ -128,12 +127,12 @@ class MeasuredPricer:
             self.progress(0.3 * number / len(rungs), 1.0, f"variant {number + 1} of {len(rungs)}")
             variant = make_variant(model, self.layers, ranks, seed=number)
             written.append(self.workdir / f"variant-{number}.onnx")
-            write_atomically(written[-1], variant.model.SerializeToString())
+            _write(written[-1], variant.model)
             variant.model.Clear()
             variants.append(variant)
         for length in CHAINS:
             written.append(self.workdir / f"empty-chain-{length}.onnx")
-            write_atomically(written[-1], empty_chain(length).SerializeToString())
+            _write(written[-1], empty_chain(length))
         return variants
 
     def _profile(self, files: Sequence[Path]) -> Profile:
@@ -150,6 +149,14 @@ class MeasuredPricer:
             "result": "profile.json",
         }
         return Profile.load(self.device.run(self.workdir, job, timeout_s=TIMEOUT_S))
+
+
+def _write(path: Path, model: ModelProto) -> None:
+    """Without waiting for the disk, which for half a gigabyte can take minutes: these files are gone in seconds."""
+    try:
+        path.write_bytes(model.SerializeToString())
+    except OSError as error:
+        raise OutOfResource(f"cannot write: {error.strerror}", where=path, fix="free some space, then run again") from error
 
 
 class TablePricer:
