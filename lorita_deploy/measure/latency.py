@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,11 +51,6 @@ def race(
 def artifact_name(artifact: Artifact) -> str:
     """What the runner calls an artifact: its role, and its rung where that is not the plan itself."""
     return artifact.role if artifact.rung == 0 else f"{artifact.role}-rung{artifact.rung}"
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _golden_files(folder: Path, golden: Path, names: list[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..bundle.manifest import npz, pack, write_bundle
 from ..devices.local import LocalDevice
 from ..measure.accuracy import artifact_accuracy
-from ..measure.fidelity import require_passed, verify
+from ..measure.fidelity import TOLERANCE, require_passed, verify
 from ..measure.latency import race
 from ..records import Accuracy, Artifact, ArtifactList, Fidelity, FidelityReport, Receipt, Role, write_atomically
 from ..report import words
@@ -22,9 +22,6 @@ from .training import percent
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
-
-TOLERANCE = 1e-3
-"""On the largest difference over the largest output: float32 graphs that are fused differently stay far below."""
 
 ROLES: tuple[Role, ...] = ("compressed", "dense")
 
@@ -154,7 +151,6 @@ def _run_bench(build: Build) -> str:
         tolerance=TOLERANCE,
         kind=build.kind,
     )
-    receipt.save(build.folder / "receipt.json")
     role = decide(build, receipt)
     winner = next(artifact for artifact in build.artifacts if artifact.role == role)
     write_atomically(build.folder / "model.onnx", (build.folder / winner.path).read_bytes())

@@ -17,9 +17,6 @@ from .folder import key_of, sha256_of
 if TYPE_CHECKING:
     from torch import nn
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 # ---------------------------------------------------------------------------------------------- data
 
 
@@ -67,7 +64,7 @@ def _summary(build: Build) -> DataSummary:
     if build.data_name is not None:
         return build.dataset.summary
     assert build.options.calibration is not None
-    from ..train.datasets import load_images
+    from ..train.datasets import IMAGENET_MEAN, IMAGENET_STD, load_images
 
     channels = build.shape[0]
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels, (0.5,) * channels)

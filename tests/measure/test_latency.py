@@ -11,7 +11,8 @@ from small_onnx import write_small_onnx
 
 from lorita_deploy.devices.local import LocalDevice
 from lorita_deploy.errors import VerificationFailed
-from lorita_deploy.measure.latency import artifact_name, file_sha256, race
+from lorita_deploy.measure.latency import artifact_name, race
+from lorita_deploy.pipeline.folder import sha256_of
 from lorita_deploy.records import Artifact, Role, Settings
 
 SETTINGS = Settings(runtime="onnxruntime", threads=1, graph_level="all", spinning=False, batch=1)
@@ -27,7 +28,7 @@ def artifact(folder: Path, role: Role, width: int) -> Artifact:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     np.savez(golden / f"outputs-{role}.npz", output=session.run(None, {"input": example})[0])
     return Artifact(
-        role=role, path=path.name, exporter="onnx", sha256=file_sha256(path), size_bytes=path.stat().st_size, opset=17,
+        role=role, path=path.name, exporter="onnx", sha256=sha256_of(path), size_bytes=path.stat().st_size, opset=17,
         ir_version=8, precision="fp32", batch=1, dynamic_batch=False, rung=0, simplified=False, inputs=(), outputs=(),
     )  # fmt: skip
 
