@@ -105,6 +105,12 @@ class ExportJob:
     simplify: bool = True
     """Try onnxsim (kept only if outputs agree)."""
     source: Artifact | None = None
+    workspace_bytes: int | None = None
+    """Most scratch memory that a builder of engines may use; None: as much as there is."""
+    capabilities: tuple[str, ...] = ()
+    """GPUs to build for ahead of time, such as ``SM86``; empty: the one of this machine, or all that can be built for."""
+    timing_caches: Path | None = None
+    """Folder where builders of engines keep what they timed."""
 
 
 Session = Callable[[Mapping[str, "np.ndarray[Any, Any]"]], "list[np.ndarray[Any, Any]]"]

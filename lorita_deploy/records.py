@@ -548,6 +548,35 @@ class ArtifactList(Document):
     artifacts: tuple[Artifact, ...]
 
 
+class EngineRecord(Document):
+    """Where a TensorRT engine came from. File ``<engine>.json``, beside the engine and never inside it."""
+
+    SCHEMA = "engine"
+
+    artifact: Artifact
+    runtime: str
+    """``tensorrt`` or ``tensorrt-rtx``."""
+    version: str
+    """Of TensorRT: an engine loads in this version only."""
+    gpus: tuple[str, ...]
+    """Compute capabilities that it was built for, such as ``SM87``."""
+    device: str | None
+    """The GPU that it was built on; None: built ahead of time."""
+    cuda: str | None
+    source_sha256: str
+    """Of the ONNX file."""
+    workspace_bytes: int | None
+    timing_cache: Literal["used", "made"] | None
+    network_layers: int
+    """Layers that the parser made, before fusion."""
+    layers_file: str | None
+    """The engine inspector's JSON; None where no GPU was there to read the engine."""
+    parse_seconds: float
+    build_seconds: float
+    messages: tuple[str, ...]
+    """TensorRT's warnings."""
+
+
 class Fidelity(Part):
     """Artifact against the torch network, on the same inputs."""
 
