@@ -507,6 +507,8 @@ class CompressedRecord(Document):
     macs: int
     accuracy: tuple[Accuracy, ...]
     weights_sha256: str
+    truncated: Accuracy | None = None
+    """Before recovery, on the images of ``accuracy``; None where nothing was recovered."""
 
 
 # ---------------------------------------------------------------------------------------------- artifacts and proof
@@ -538,6 +540,8 @@ class Artifact(Part):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     notes: tuple[str, ...] = ()
+    simplify_error: float | None = None
+    """Largest difference that simplifying made to an output, over the largest output; None where it was not kept."""
 
 
 class ArtifactList(Document):
@@ -779,6 +783,26 @@ class StageRecord(Document):
     """One line of result."""
 
 
+class LedgerStep(Part):
+    """What one step of the build did to the network's outputs or to its accuracy."""
+
+    step: Literal["collapse", "truncation", "recover", "export", "simplify", "precision", "engine"]
+    against: str
+    """What was compared with what."""
+    unit: Literal["relative", "points"]
+    """``relative``: largest difference of an output over the largest output. ``points``: of accuracy lost, against dense."""
+    error: float | None
+    """None where it was not measured."""
+    budget: float | None
+    """What the error may be; None where nothing was demanded."""
+    accuracy: Accuracy | None = None
+    """After the step."""
+
+    @property
+    def over(self) -> bool:
+        return self.error is not None and self.budget is not None and self.error > self.budget + 1e-9
+
+
 class BuildReport(Document):
     """Everything a build found out. File ``report.json``."""
 
@@ -814,6 +838,8 @@ class BuildReport(Document):
     """The dense network's layers with their geometry and spectra."""
     missed: tuple[str, ...] = ()
     """Demands that were not met (``--require-speedup``, a latency budget): a result, with exit code 1."""
+    ledger: tuple[LedgerStep, ...] = ()
+    """The steps that ran, in order, each with its error and budget."""
 
 
 # ---------------------------------------------------------------------------------------------- answers to a person
