@@ -29,8 +29,9 @@ from .cuda_device import CudaDevice, find_device
 if TYPE_CHECKING:
     import numpy as np
 
-AHEAD_OF_TIME = ("SM75", "SM80", "SM86", "SM89", "SM120")
-"""GPUs that TensorRT for RTX builds for where no GPU is here and none is named: Turing to Blackwell."""
+AHEAD_OF_TIME = ("SM80", "SM86", "SM89", "SM120")
+"""GPUs that TensorRT for RTX builds for where no GPU is here and none is named: Ampere to Blackwell (Turing, SM75, has
+no fp32 matrix product there)."""
 TIMEOUT_S = 3600
 
 
