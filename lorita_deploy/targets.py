@@ -1,7 +1,9 @@
 """Devices as data: one TOML file per target, every number with its source, no code and no inheritance.
 
-`load_target` takes a name, an alias or a path to one's own file; `this_host` describes the machine we are on, and
-`is_local` answers whether a target is this very machine (only then can its times be measured here).
+`load_target` takes a name, an alias or a path to one's own file. A board on which several software stacks run names them
+(`profiles`), and ``board@profile`` picks one; what the stack fixes (opset, IR version) then comes from it. `this_host`
+describes the machine we are on, and `is_local` answers whether a target is this very machine (only then can its times be
+measured here).
 """
 
 from __future__ import annotations
@@ -18,7 +20,11 @@ from typing import Any, Literal
 import pydantic
 
 from .errors import BadTarget, UnknownName
+from .profiles import Profile, all_profiles
 from .records import Host, Part, Precision
+
+FROM_THE_PROFILE = ("opset", "opset_max", "ir_version", "ir_version_max")
+"""Limits that a board's software stack fixes, not the board."""
 
 
 class Limits(Part):
@@ -33,6 +39,12 @@ class Limits(Part):
     rank_multiple: dict[Precision, int]
     """Ranks and widths offered are multiples of this."""
     memory_bytes: int | None = None
+    ir_version_max: int | None = None
+    """Newest ONNX IR version that is read; None: not known beyond the one written."""
+    compute_capability: str | None = None
+    """Of an NVIDIA GPU: engines built for another one do not run."""
+    dla: int = 0
+    """Deep-learning accelerators on the board (whether the software can use them, its profile says)."""
 
 
 class Identify(Part):
@@ -75,18 +87,42 @@ class Target(Part):
     roofline: Roofline
     source: dict[str, str]
     """Where the numbers of each table come from."""
+    profiles: tuple[str, ...] = ()
+    """Software stacks that run on it, oldest first."""
+    default_profile: str | None = None
+    profile: Profile | None = None
+    """The one that was picked; not written in target files."""
+
+    @property
+    def spelled(self) -> str:
+        """``board@profile``, or the bare name."""
+        return f"{self.name}@{self.profile.name}" if self.profile else self.name
 
 
 def load_target(name: str) -> Target:
-    """The target called ``name``, or the one in the file ``name``. Raises `UnknownName`, `BadTarget`."""
+    """The target ``name``, ``name@profile``, or the one in the file ``name``. Raises `UnknownName`, `BadTarget`."""
     if name.endswith(".toml") or os.sep in name:
         return read_target(Path(name))
+    board, _, profile = name.partition("@")
     known = all_targets()
     for target in known:
-        if name == target.name or name in target.aliases:
-            return target
+        if board == target.name or board in target.aliases:
+            return with_profile(target, profile) if "@" in name else target
     spellings = [spelling for target in known for spelling in (target.name, *target.aliases)]
-    raise UnknownName("target", name, spellings, fix="lorita-deploy targets list, or give the path of your own TOML file")
+    raise UnknownName("target", board, spellings, fix="lorita-deploy targets list, or give the path of your own TOML file")
+
+
+def with_profile(target: Target, name: str) -> Target:
+    """The same board with another of its software stacks. Raises `UnknownName`, `BadTarget`."""
+    if not target.profiles:
+        raise BadTarget(f"{target.name} has no profiles", where=f"{target.name}@{name}", fix=f"write --target {target.name}")
+    spellings = {spelling: each for each in target.profiles for spelling in (each, *all_profiles()[each].covers)}
+    if name not in spellings:
+        runs = ", ".join(f"{target.name}@{profile}" for profile in target.profiles)
+        raise UnknownName(f"profile of {target.name}", name, spellings, fix=f"choose one of: {runs}")
+    profile = all_profiles()[spellings[name]]
+    limits = target.limits.model_copy(update={key: getattr(profile, key) for key in FROM_THE_PROFILE})
+    return target.model_copy(update={"profile": profile, "limits": limits})
 
 
 @cache
@@ -97,13 +133,14 @@ def all_targets() -> tuple[Target, ...]:
 
 
 def read_target(path: Path) -> Target:
-    """Read and check one target file. Raises `BadTarget`."""
+    """Read and check one target file; a board with profiles gets its default one. Raises `BadTarget`."""
     try:
         body: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadTarget(f"cannot be read as TOML: {error}", where=path) from error
+    body = _with_default_profile(_tuples(body), path)
     try:
-        target = Target.model_validate(_tuples(body))
+        target = Target.model_validate(body)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -111,7 +148,50 @@ def read_target(path: Path) -> Target:
     unsourced = [table for table in ("limits", "roofline") if table not in target.source]
     if unsourced:
         raise BadTarget(f"no source is given for: {', '.join(unsourced)}", where=path, fix="add the lines under [source]")
+    _check_limits(target, path)
     return target
+
+
+def _with_default_profile(body: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The file's content with what its default profile fixes filled in."""
+    if "profile" in body:
+        raise BadTarget("profile: write default_profile, the others are picked as board@profile", where=path)
+    names, default, limits = body.get("profiles", ()), body.get("default_profile"), body.get("limits", {})
+    if not names and default is None:
+        return body
+    if not isinstance(limits, dict) or not isinstance(names, tuple):
+        return body  # said by the checks of the model
+    unknown = [name for name in names if not isinstance(name, str) or name not in all_profiles()]
+    if unknown:
+        raise BadTarget(f"profiles: not known: {unknown[0]!r}", where=path, fix=f"known: {', '.join(all_profiles())}")
+    if not isinstance(default, str) or default not in names:
+        raise BadTarget(
+            f"default_profile: {default!r} is not among the profiles", where=path, fix=f"one of: {', '.join(names)}"
+        )
+    twice = [key for key in FROM_THE_PROFILE if key in limits]
+    if twice:
+        raise BadTarget(f"limits.{twice[0]}: the profile says it", where=path, fix="leave it out, or leave out the profiles")
+    profile = all_profiles()[default]
+    fixed = {key: getattr(profile, key) for key in FROM_THE_PROFILE}
+    return {**body, "limits": {**limits, **fixed}, "profile": profile}
+
+
+def _check_limits(target: Target, path: Path) -> None:
+    """Numbers that contradict one another, found before anything is built on them."""
+    limits = target.limits
+    wrong = None
+    if not 7 <= limits.opset <= limits.opset_max:
+        wrong = f"limits.opset: {limits.opset} is not between 7 and opset_max, {limits.opset_max}"
+    elif limits.ir_version_max is not None and limits.ir_version > limits.ir_version_max:
+        wrong = f"limits.ir_version: {limits.ir_version} is above ir_version_max, {limits.ir_version_max}"
+    elif limits.precision not in limits.precisions:
+        wrong = f"limits.precision: {limits.precision} is not among the precisions"
+    elif any(multiple < 1 for multiple in limits.rank_multiple.values()):
+        wrong = "limits.rank_multiple: a multiple below 1"
+    elif not set(limits.precisions) <= target.roofline.gflops.keys():
+        wrong = "roofline.gflops: a rate is missing for one of limits.precisions"
+    if wrong:
+        raise BadTarget(wrong, where=path, fix="compare: lorita-deploy targets show cpu --json")
 
 
 def _tuples(value: Any) -> Any:

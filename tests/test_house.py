@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "lorita_deploy"
 FOLDERS = {"lorita_deploy": LIBRARY, "lorita_exporters": ROOT / "exporters", "lorita_sample_models": ROOT / "sample_models"}
 
-CONTRACTS = {"errors", "records", "networks", "forms", "ports", "targets"}
+CONTRACTS = {"errors", "records", "networks", "forms", "ports", "profiles", "targets"}
 ROOMS = {"train", "compress", "measure", "devices"}
 MAY_IMPORT = {
     "": CONTRACTS | ROOMS | {"pipeline", "bundle"},  # __init__: the public names
@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "networks": {"errors", "records"},
     "forms": {"errors", "records"},
     "ports": {"errors", "records"},
-    "targets": {"errors", "records"},
+    "profiles": {"errors", "records"},
+    "targets": {"errors", "records", "profiles"},
     # Rooms never import one another; the runner's statistics and its place are for those who measure.
     "train": CONTRACTS,
     "compress": CONTRACTS,

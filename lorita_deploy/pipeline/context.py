@@ -264,6 +264,16 @@ class Build:
         return self.options.opset or self.target.limits.opset
 
     @property
+    def ir_version(self) -> int:
+        """The target's; where --opset asks for more than the target is usually given, the least that this opset needs."""
+        limits = self.target.limits
+        if self.opset <= limits.opset:
+            return limits.ir_version
+        import onnx
+
+        return max(limits.ir_version, int(onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", self.opset)])))
+
+    @property
     def settings(self) -> Settings:
         """How this machine's runtime is set while timing. One thread is the default for comparisons."""
         return Settings(

@@ -24,7 +24,7 @@ def export_dense(build: Build, folder: Path) -> Artifact:
 def export(build: Build, module: nn.Module, role: Role, folder: Path, metadata: Mapping[str, str] | None = None) -> Artifact:
     """``<role>.onnx`` in ``folder``, as the target wants it; with the facts of the plan, unless ``metadata`` are given."""
     folder.mkdir(parents=True, exist_ok=True)
-    options, limits, task = build.options, build.target.limits, build.task
+    options, task = build.options, build.task
     job = ExportJob(
         folder=folder,
         filename=f"{role}{build.exporter.suffix}",
@@ -32,7 +32,7 @@ def export(build: Build, module: nn.Module, role: Role, folder: Path, metadata: 
         network=module.cpu().eval(),
         examples=tuple(example.cpu() for example in task.examples),
         opset=build.opset,
-        ir_version=limits.ir_version,
+        ir_version=build.ir_version,
         precision=build.precision,
         batch=options.batch,
         dynamic_batch=options.dynamic_batch,
