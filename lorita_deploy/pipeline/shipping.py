@@ -35,7 +35,7 @@ def _export_key(build: Build) -> dict[str, Any]:
         "plan": sha256_of(build.folder / "plan.json"),
         "dense": sha256_of(build.folder / "collapsed.safetensors"),
         "opset": build.opset,
-        "ir": build.target.limits.ir_version,
+        "ir": build.ir_version,
         "precision": build.precision,
         "batch": (options.batch, options.dynamic_batch),
         "simplify": options.simplify,
