@@ -164,7 +164,7 @@ def _reason_to_leave(layer: nn.Module, shapes: list[Any], owners: list[str]) -> 
 
     if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
         return f"{type(layer).__name__} is not supported"
-    if not _computes_only_its_matrix(layer):
+    if not computes_only_its_matrix(layer):
         return f"{type(layer).__name__} has a forward of its own"
     if not isinstance(layer, nn.Linear):
         if layer.groups == layer.in_channels and layer.groups > 1:
@@ -182,13 +182,18 @@ def _reason_to_leave(layer: nn.Module, shapes: list[Any], owners: list[str]) -> 
     return None
 
 
-def _computes_only_its_matrix(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> bool:
-    """False for subclasses that standardise the weight, pad by themselves, add an adapter: their matrix is not the layer."""
+def computes_only_its_matrix(layer: nn.Module) -> bool:
+    """Whether a Linear, Conv1d or Conv2d computes what torch's own does; parametrized or not.
+
+    False for subclasses that standardise the weight, pad by themselves, add an adapter: their matrix is not the layer.
+    """
     from torch import nn
+    from torch.nn.utils.parametrize import type_before_parametrizations
 
     kind = next(kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d) if isinstance(layer, kind))
+    plain = type_before_parametrizations(layer)
     own = {"forward", "_conv_forward"}
-    return not own & vars(layer).keys() and all(getattr(type(layer), name, 0) is getattr(kind, name, 0) for name in own)
+    return not own & vars(layer).keys() and all(getattr(plain, name, 0) is getattr(kind, name, 0) for name in own)
 
 
 # ---------------------------------------------------------------------------------------------- weights at rest

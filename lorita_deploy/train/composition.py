@@ -6,8 +6,8 @@ With W the (m, n) matrix of a layer (m outputs, n = inputs * kernel size) and k 
 
 where the *squares* P are (k, k) and the *wide* factor V has the shape of the weight. Plain weight decay on the factors
 then acts on the product as the Schatten quasi-norm N * sum_j s_j^(2/N) (arXiv 2405.03089; METHOD "Training"), which
-makes the weight low-rank. Weights are composed, not activations: the cost does not depend on the batch, and taking the
-parametrization off again is the exact collapse.
+makes the weight low-rank. Whoever asks for the weight gets it composed; the layer's own forward pass multiplies in the
+order that is cheapest for its batch (order.py). Taking the parametrization off again is the exact collapse.
 
 `factorize` and `collapse` work in place on any ``nn.Module``, inside anybody's training loop.
 """
@@ -21,7 +21,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
+from ..networks import computes_only_its_matrix
 from ..records import LeftAlone
+from . import order
+from .kept import Kept
 
 RANK_DEFICIENT = 1e-6
 """Singular values below this share of the largest are rounding noise of a float32 weight."""
@@ -34,14 +37,34 @@ class Composition(nn.Module):
         super().__init__()
         self.depth = depth
         self.init_jitter = init_jitter
+        self.kept = Kept()
 
     def forward(self, wide: Tensor, *squares: Tensor) -> Tensor:
         """The weight, in the shape, type and memory format of ``wide``; multiplied in float32, also under autocast."""
+        return self.kept.get("weight", self._weight, (wide, *squares))
+
+    def square(self, *squares: Tensor) -> Tensor:
+        """P_1 ... P_{N-1} (k, k), multiplied in float32, in the type of the squares."""
+        if len(squares) == 1:
+            return squares[0]
+        return self.kept.get("square", self._square, squares)
+
+    def _square(self, *squares: Tensor) -> Tensor:
+        with torch.autocast(squares[0].device.type, enabled=False):
+            return self._product(*squares).to(squares[0].dtype)
+
+    @staticmethod
+    def _product(*squares: Tensor) -> Tensor:
+        exact = torch.promote_types(squares[0].dtype, torch.float32)
+        product = squares[0].to(exact)
+        for square in squares[1:]:
+            product = product @ square.to(exact)
+        return product
+
+    def _weight(self, wide: Tensor, *squares: Tensor) -> Tensor:
         with torch.autocast(wide.device.type, enabled=False):
             exact = torch.promote_types(wide.dtype, torch.float32)
-            product = squares[0].to(exact)  # squares first: (N-2) k^3 + k m n multiplications, the cheapest order
-            for square in squares[1:]:
-                product = product @ square.to(exact)
+            product = self._product(*squares)  # squares first: (N-2) k^3 + k m n multiplications, the cheapest order
             # Seen as (out, kh, kw, in), a channels-last weight is a matrix without a copy, and so is the result.
             channels_last = _is_channels_last(wide)
             if _squares_on_the_left(wide):
@@ -101,6 +124,8 @@ def factorize(model: nn.Module, n: int = 3, *, init_jitter: float = 0.1) -> nn.M
     if n > 1:
         for layer in _suitable(model).values():
             parametrize.register_parametrization(layer, "weight", Composition(n, init_jitter))
+            if computes_only_its_matrix(layer):
+                type(layer).forward = order.forward  # type: ignore[method-assign]  # a class made for this one layer
     return model
 
 
@@ -112,6 +137,8 @@ def collapse(model: nn.Module) -> nn.Module:
     for layer in factored_layers(model).values():
         trained = any(factor.requires_grad for factor in layer.parametrizations.parameters())  # type: ignore[union-attr]
         others = [name for name in layer._parameters if name != "weight"]
+        own = type(layer)  # shared with the layer's copies, and torch takes the weight's property off it
+        layer.__class__ = type(own.__name__, own.__bases__, dict(vars(own)))
         with torch.inference_mode(False), torch.no_grad():
             weight: Tensor = layer.weight  # type: ignore[assignment]
             parametrize.remove_parametrizations(layer, "weight")

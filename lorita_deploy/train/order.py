@@ -1,0 +1,88 @@
+"""In which order the product of a factored layer is multiplied out: what is cheapest for this layer and this batch.
+
+With k = min(m, n), q = N - 1 squares and p positions (batch x height x width; tokens), all three give the same function
+and the same gradients. Multiply-accumulates on top of the layer itself:
+
+    weight      the weight is composed, then used            (q - 1) k^3 + k^2 max(m, n)
+    square      the squares become one, which runs as 1x1    (q - 1) k^3 + k^2 p
+    squares     each square runs as 1x1 (the published form)           q k^2 p
+
+Where gradients are off the weight is composed: networks are judged as what they collapse to, bit for bit.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from .composition import Composition
+
+Order = Literal["weight", "square", "squares"]
+
+
+def cheapest(m: int, n: int, depth: int, positions: int, *, pointwise: bool = True) -> Order:
+    """The order with the fewest multiply-accumulates. Squares on the right (m > n) act on the inputs of the weight's
+    matrix, which are those of the layer only where the kernel is ``pointwise``."""
+    k, squares = min(m, n), depth - 1
+    if m > n and not pointwise:
+        return "weight"
+    once = (squares - 1) * k**3
+    costs: dict[Order, int] = {
+        "weight": once + k**2 * max(m, n),
+        "square": once + k**2 * positions,
+        "squares": squares * k**2 * positions,
+    }
+    return min(costs, key=lambda order: costs[order])
+
+
+def forward(layer: nn.Module, x: Tensor) -> Tensor:
+    """The forward pass of a factored Linear, Conv1d or Conv2d."""
+    originals = layer.parametrizations.weight  # type: ignore[union-attr]
+    composition: Composition = originals[0]  # type: ignore[index, assignment]
+    wide: Tensor = originals.original0  # type: ignore[union-attr, assignment]
+    bias: Tensor | None = layer.bias  # type: ignore[assignment]
+    m, n = wide.shape[0], wide[0].numel()
+    order = cheapest(m, n, composition.depth, _positions(layer, x, m <= n), pointwise=wide[0, 0].numel() == 1)
+    if order == "weight" or not torch.is_grad_enabled():
+        return _run(layer, x, layer.weight, bias)  # type: ignore[arg-type]
+    squares: list[Tensor] = [getattr(originals, f"original{i}") for i in range(1, composition.depth)]
+    if order == "square":
+        squares = [composition.square(*squares)]
+    if m > n:  # W = V P_1 ... P_q: the last one first. Zeros stay zeros, so padding may come behind them
+        for square in reversed(squares):
+            x = _pointwise(layer, x, square, None)
+        return _run(layer, x, wide, bias)
+    x = _run(layer, x, wide, None)  # W = P_1 ... P_q V
+    for square in reversed(squares[1:]):
+        x = _pointwise(layer, x, square, None)
+    return _pointwise(layer, x, squares[0], bias)
+
+
+def _positions(layer: nn.Module, x: Tensor, behind: bool) -> int:
+    """Where the squares would act, in front of the layer or ``behind`` it; up to what padding and kernel do at the edge."""
+    if isinstance(layer, nn.Linear):
+        return x.numel() // layer.in_features
+    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
+    return x.numel() // (layer.in_channels * (prod(layer.stride) if behind else 1))
+
+
+def _run(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if isinstance(layer, nn.Linear):
+        return functional.linear(x, weight, bias)
+    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
+    y: Tensor = layer._conv_forward(x, weight, bias)
+    return y
+
+
+def _pointwise(layer: nn.Module, x: Tensor, square: Tensor, bias: Tensor | None) -> Tensor:
+    """``square (k, k)`` on the channels of ``x``: (..., k) for a linear layer, (N, k, L) or (N, k, H, W) for convolutions."""
+    if isinstance(layer, nn.Linear):
+        return functional.linear(x, square, bias)
+    if isinstance(layer, nn.Conv1d):
+        return functional.conv1d(x, square[:, :, None], bias)
+    return functional.conv2d(x, square[:, :, None, None], bias)
