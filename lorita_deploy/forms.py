@@ -136,9 +136,7 @@ def pair_module(layer: nn.Module, rank: int) -> nn.Sequential:
         pair = pair.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for parameter in pair.parameters():
         parameter.requires_grad_(weight.requires_grad)
-    for hooks in _HOOKS:
-        getattr(pair, hooks).update(getattr(layer, hooks))
-    pair._is_full_backward_hook = layer._is_full_backward_hook
+    pass_hooks(layer, pair)
     return pair
 
 
@@ -152,6 +150,13 @@ _HOOKS = (
     "_backward_pre_hooks",
 )
 """Where a module keeps the hooks that run around its call; those on its state dict name its own parameters and stay behind."""
+
+
+def pass_hooks(old: nn.Module, new: nn.Module) -> None:
+    """Give ``new`` the hooks that run around a call of ``old``."""
+    for hooks in _HOOKS:
+        getattr(new, hooks).update(getattr(old, hooks))
+    new._is_full_backward_hook = old._is_full_backward_hook
 
 
 def fill_pair(pair: nn.Module, first: Tensor, second: Tensor, bias: Tensor) -> None:

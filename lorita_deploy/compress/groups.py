@@ -8,14 +8,13 @@ channels. Softmax or norms over channels, shuffles, attention, padded shortcuts 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..records import Geometry, LeftAlone
 from .cuts import ChannelGroup, Cut, Member, Side, channel_count, keep_channels, remaining, removed_positions, replace_tensor
-from .rewrite import duplicate
+from .trying import disagreement, first_line, moved_copy, outputs, sharing_copy, those_that_hold, varied
 
 if TYPE_CHECKING:
     import torch
@@ -41,16 +40,16 @@ def channel_groups(
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    probe = _probe(module, generator)
-    examples = [_varied(example, generator) for example in examples]
+    probe = moved_copy(module, generator)
+    examples = [varied(example, generator) for example in examples]
     proposals = _Proposals(probe, geometries)
     try:
         proposals.trace(examples)
     except Exception as error:
-        reason = f"torch-pruning cannot trace the network: {_first_line(error)}"
+        reason = f"torch-pruning cannot trace the network: {first_line(error)}"
         return Grouping((), tuple(LeftAlone(layer=name, reason=reason) for name in geometries))
     found, refused = proposals.all()
-    groups, failed = _that_hold(probe, found, examples, generator)
+    groups, failed = those_that_hold(found, lambda some: _objection_when_cut(probe, some, examples, generator))
     refused |= {member.layer: reason for group, reason in failed for member in group.producers}
     return Grouping(tuple(groups), tuple(LeftAlone(layer=name, reason=refused[name]) for name in geometries if name in refused))
 
@@ -182,21 +181,6 @@ def _acts_per_channel(layer: nn.Module) -> bool:
 # ---------------------------------------------------------------------------------------------- trying
 
 
-def _that_hold(
-    probe: nn.Module, groups: list[ChannelGroup], examples: Sequence[Tensor], generator: torch.Generator
-) -> tuple[list[ChannelGroup], list[tuple[ChannelGroup, str]]]:
-    """All groups are tried at once; where that fails, each half by itself."""
-    reason = _objection_when_cut(probe, groups, examples, generator) if groups else None
-    if reason is None:
-        return groups, []
-    if len(groups) == 1:
-        return [], [(groups[0], reason)]
-    half = len(groups) // 2
-    first, failed = _that_hold(probe, groups[:half], examples, generator)
-    second, failed_too = _that_hold(probe, groups[half:], examples, generator)
-    return first + second, failed + failed_too
-
-
 def _objection_when_cut(
     probe: nn.Module, groups: list[ChannelGroup], examples: Sequence[Tensor], generator: torch.Generator
 ) -> str | None:
@@ -208,7 +192,7 @@ def _objection_when_cut(
         order = torch.randperm(group.width, generator=generator)
         cuts.append((group, sorted(order[: (group.width + 1) // 2].tolist())))
     removed = removed_positions(cuts)
-    ignoring, cut = _sharing_copy(probe), _sharing_copy(probe)
+    ignoring, cut = sharing_copy(probe), sharing_copy(probe)
     try:
         for (name, side), gone in removed.items():
             if side == "in":
@@ -218,80 +202,15 @@ def _objection_when_cut(
                 replace_tensor(layer, "weight", weight)
         keep_channels(cut, cuts)
         consumers = sorted({member.layer for group in groups for member in group.consumers})
-        expected, found = _outputs(ignoring, consumers, examples), _outputs(cut, consumers, examples)
+        expected, found = outputs(ignoring, consumers, examples), outputs(cut, consumers, examples)
     except Exception as error:
-        return f"the network does not run with fewer of these channels: {_first_line(error)}"
+        return f"the network does not run with fewer of these channels: {first_line(error)}"
     for name in consumers:
         gone = removed.get((name, "out"), set())
         dim = -1 if isinstance(ignoring.get_submodule(name), torch.nn.Linear) else 1
         kept = torch.tensor(remaining(expected[name][0].shape[dim], gone), device=expected[name][0].device)
         expected[name] = [expected[name][0].index_select(dim, kept)]
-    for name, tensors in expected.items():
-        if len(tensors) != len(found[name]) or not all(map(_agree, tensors, found[name])):
-            return f"its channels do not go through to {name or 'the outputs of the network'} one by one"
-    return None
-
-
-def _outputs(network: nn.Module, layers: Sequence[str], examples: Sequence[Tensor]) -> dict[str, list[Tensor]]:
-    """The outputs of ``layers`` and, under the empty name, of the network; floating-point tensors only."""
-    import torch
-    from torch.utils._pytree import tree_leaves
-
-    outputs: dict[str, list[Tensor]] = {}
-
-    def keep(name: str) -> Any:
-        def hook(_: nn.Module, __: object, output: Tensor) -> None:
-            outputs[name] = [output.detach().clone()]  # an activation in place may follow
-
-        return hook
-
-    for name in layers:
-        network.get_submodule(name).register_forward_hook(keep(name))
-    with torch.no_grad():
-        leaves = tree_leaves(network(*examples))
-    outputs[""] = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
-    return outputs
-
-
-def _agree(expected: Tensor, found: Tensor) -> bool:
-    """To half the digits of the type: what goes wrong with a group is of the size of the values themselves."""
-    import torch
-
-    if expected.shape != found.shape:
-        return False
-    tolerance = torch.finfo(expected.dtype).eps ** 0.5
-    return not expected.numel() or bool((expected - found).abs().max() <= tolerance * expected.abs().max())
-
-
-def _probe(module: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy to try things on: vectors (biases, scales) are moved a little, so that no channel is dead or like another."""
-    import torch
-    from torch import nn
-
-    memo: dict[int, Any] = {id(buffer): buffer.detach().clone() for buffer in module.buffers()}
-    for parameter in module.parameters():
-        values = parameter.detach()
-        if values.ndim == 1 and values.is_floating_point():
-            values = values + 0.1 * torch.rand(values.shape, generator=generator).to(values.device, values.dtype)
-        memo[id(parameter)] = nn.Parameter(values, requires_grad=values.is_floating_point())
-    return duplicate(module, memo).eval()
-
-
-def _varied(example: Tensor, generator: torch.Generator) -> Tensor:
-    """``example`` with noise of its own size: on constant inputs much looks independent that is not."""
-    import torch
-
-    if not example.is_floating_point() or not torch.isfinite(example).all():
-        return example
-    noise = torch.randn(example.shape, generator=generator).to(example.device, example.dtype)
-    return example + noise * (example.abs().mean() or 1.0)
-
-
-def _sharing_copy(probe: nn.Module) -> nn.Module:
-    """A copy whose tensors are the same objects: layers can be given other tensors, at no cost in memory."""
-    shared = [*probe.parameters(), *probe.buffers()]
-    return copy.deepcopy(probe, {id(tensor): tensor for tensor in shared})
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    differing = disagreement(expected, found)
+    if differing is None:
+        return None
+    return f"its channels do not go through to {differing or 'the outputs of the network'} one by one"
