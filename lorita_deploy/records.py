@@ -207,6 +207,15 @@ class DataSummary(Document):
     """Over pixels, labels and split of every image."""
 
 
+class Phase(Part):
+    """What changes in the course of a training, from the beginning of epoch ``start`` on (the first epoch is 1)."""
+
+    start: int = Field(ge=2)
+    depth: int | None = Field(default=None, ge=1)
+    """The weights are multiplied out and factored anew into so many factors, in balance: the function stays the same."""
+    weight_decay: float | None = Field(default=None, ge=0)
+
+
 class Recipe(Part):
     """How a network is trained. Learning-rate units are per optimiser step."""
 
@@ -216,16 +225,55 @@ class Recipe(Part):
     lr: float = Field(gt=0)
     momentum: float = 0.9
     weight_decay: float = Field(ge=0)
-    """On every weight matrix, factored or not; never on BN, LN or biases."""
-    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    """On every weight matrix, factored or not; never on BN, LN or biases, unless ``decay_on`` says so."""
+    decay_on: Literal["matrices", "all"] = "matrices"
+    schedule: Literal["one-cycle", "cosine", "plateau"] = "one-cycle"
+    """plateau: a tenth of the rate where the training loss has not fallen for ten epochs."""
+    warm_up: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the steps in which the rate rises in a line; None: a fifth in one-cycle, nothing in the others."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Gradients longer than this (over all parameters together) are cut to it: a product of factors is steep."""
     augment: tuple[Literal["flip", "crop"], ...] = ()
     depth: int = Field(default=3, ge=1)
     """N of LoRITa: how many factors each weight is the product of."""
+    phases: tuple[Phase, ...] = ()
+    """In ascending order of their starts."""
+    narrow_gates: int = Field(default=0, ge=0)
+    """K >= 2: batch norms scale each channel by a product of K gates under weight decay, so that channels fade out."""
+    gate_decay: float | None = Field(default=None, ge=0)
+    """Weight decay of the gates; None: that of the weights."""
+    accumulate: int = Field(default=1, ge=1)
+    """Into how many parts a batch is cut, whose gradients are added up: takes less memory, gives the same step (batch
+    normalisation sees only a part at a time)."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Judge and keep a running average of the weights, of which so much stays at each step, such as 0.999."""
+    teacher_share: float = Field(default=0.5, ge=0, le=1)
+    """Where a teacher is given: how much of the loss is the distance from its answers."""
+    temperature: float = Field(default=2.0, gt=0)
+    """At which the teacher's answers are softened."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: int = 0
+
+    @pydantic.model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        starts = [phase.start for phase in self.phases]
+        if starts != sorted(set(starts)):
+            raise ValueError(f"phases must start one after the other, not in epochs {starts}")
+        if self.narrow_gates == 1:
+            raise ValueError("narrow_gates is 0 (none) or at least 2: a single gate does nothing")
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"a batch of {self.batch_size} cannot be cut into {self.accumulate} parts")
+        return self
+
+    def depth_at(self, epoch: int) -> int:
+        """N in ``epoch``, phases considered."""
+        return next((p.depth for p in reversed(self.phases) if p.start <= epoch and p.depth is not None), self.depth)
+
+    def weight_decay_at(self, epoch: int) -> float:
+        """The weight decay in ``epoch``, phases considered."""
+        changes = (p.weight_decay for p in reversed(self.phases) if p.start <= epoch and p.weight_decay is not None)
+        return next(changes, self.weight_decay)
 
 
 class LeftAlone(Part):
@@ -876,8 +924,8 @@ class Finding(Part):
     """One thing looked at on a machine."""
 
     subject: str
-    state: Literal["ok", "note", "missing"]
-    """``missing`` keeps a build from running."""
+    state: Literal["ok", "note", "missing", "wrong"]
+    """``missing`` keeps a build from running, ``wrong`` an artifact from loading."""
     found: str
     fix: str | None = None
     """A command to copy, or what to do."""
@@ -907,6 +955,21 @@ class CheckpointSummary(Document):
     metadata: dict[str, str]
 
 
+class Quantization(Part):
+    """The QuantizeLinear and DequantizeLinear nodes of an ONNX file."""
+
+    quantize: int
+    dequantize: int
+    per_channel: int
+    """How many of them have a scale for each channel."""
+    dtypes: tuple[str, ...]
+    """Element types of the zero points; ``none`` where there is no zero point."""
+    nonzero: int
+    """How many zero points are not all zero (TensorRT takes none of those)."""
+    unknown: int
+    """How many zero points are computed while running."""
+
+
 class ArtifactSummary(Document):
     """What an ONNX file holds."""
 
@@ -925,3 +988,52 @@ class ArtifactSummary(Document):
     params: int
     external_data: tuple[str, ...]
     metadata: dict[str, str]
+    domains: tuple[str, ...] = ()
+    """Of operators outside the ONNX standard."""
+    weights: dict[str, int] = {}
+    """Element type to how many numbers of it are stored."""
+    macs: int | None = None
+    """Multiply-accumulates of convolutions and matrix products, open dimensions counted as 1; None: shapes not known."""
+    quantization: Quantization | None = None
+    notes: tuple[str, ...] = ()
+
+
+class EngineSummary(Document):
+    """What the first bytes of a TensorRT engine say, read without TensorRT."""
+
+    SCHEMA = "engine-file"
+
+    path: str
+    size_bytes: int
+    sha256: str
+    runtime: Literal["tensorrt", "tensorrt-rtx"]
+    version: str | None
+    """Of the TensorRT that built it, major.minor.patch.build; None where the plan has no version header."""
+    offset_bytes: int
+    """Where the plan begins: above 0, something else was written before it, which TensorRT does not skip."""
+    prefix: str | None
+    """What stands before the plan."""
+    stated_bytes: int | None
+    """Size of the plan, as it says itself (TensorRT for RTX)."""
+    gpus: tuple[str, ...]
+    """Compute capabilities it was built for; empty where neither the header nor a record beside it says."""
+    gpus_from: Literal["header", "record beside it"] | None
+    notes: tuple[str, ...] = ()
+
+
+class LoadCheck(Document):
+    """Whether a file would load on a target, judged without that target."""
+
+    SCHEMA = "load-check"
+
+    path: str
+    sha256: str
+    target: str
+    """With its profile, as ``board@profile``."""
+    runtime: str
+    """Runtime and version that the answer holds for."""
+    findings: tuple[Finding, ...]
+
+    @property
+    def loads(self) -> bool:
+        return not any(finding.state == "wrong" for finding in self.findings)
