@@ -660,8 +660,55 @@ class FidelityReport(Document):
     """Of the artifacts themselves, on the test images."""
 
 
+class GpuTimes(Part):
+    """Inference alone, between two events on the device's stream: without transfers, launched as one graph where possible."""
+
+    samples_ms: tuple[float, ...]
+    n: int
+    median_ms: float
+    median_ci95_ms: tuple[float, float]
+    p90_ms: float | None
+    p90_ci95_ms: tuple[float, float] | None
+    p95_ms: float | None
+    p95_ci95_ms: tuple[float, float] | None
+    p99_ms: float | None
+    p99_ci95_ms: tuple[float, float] | None
+
+
+class Energy(Part):
+    """By the board's own sensors (not a wall meter) while one artifact ran without pause."""
+
+    source: str
+    """The rails that were added up."""
+    mean_mw: float
+    idle_mw: float | None
+    """At rest, before."""
+    per_call_mj: float
+    per_call_above_idle_mj: float | None
+    calls: int
+    seconds: float
+    readings: int
+
+
+class Engine(Part):
+    """What was built on the device from the ONNX file."""
+
+    sha256: str
+    size_bytes: int
+    workspace_bytes: int
+    """The most scratch memory that the builder was allowed: halved until the build fitted."""
+    exact: bool
+    """True: float32 was kept from being rounded to TF32, because the golden outputs asked for it."""
+    build_s: float
+    about: dict[str, str]
+    """TensorRT, CUDA and GPU that it was built by and for."""
+
+
 class LatencySeries(Part):
-    """One artifact's latency in one run: every sample, and what follows from them."""
+    """One artifact's latency in one run: every sample, and what follows from them.
+
+    These times are end to end: inputs handed over, inference, outputs back, one call after another.
+    """
 
     name: str
     sha256: str
@@ -692,6 +739,17 @@ class LatencySeries(Part):
     verified: bool | None
     """Golden outputs reproduced; None where there were none."""
     max_rel: float | None
+    p90_ci95_ms: tuple[float, float] | None = None
+    p95_ci95_ms: tuple[float, float] | None = None
+    p99_ci95_ms: tuple[float, float] | None = None
+    """Intervals of the percentiles, from reload to reload."""
+    throughput_per_s: float | None = None
+    """Examples in a second; on a GPU enqueued without waiting and without transfers, else one call after another."""
+    gpu: GpuTimes | None = None
+    energy: Energy | None = None
+    engine: Engine | None = None
+    accuracy: float | None = None
+    """As the manifest states it."""
 
 
 class LatencyRatio(Part):
@@ -733,6 +791,29 @@ class Settings(Part):
     batch: int
 
 
+class Conditions(Part):
+    """What the machine said of itself at one moment of a race; what it does not say is left out."""
+
+    at: str
+    """``start``, ``reload 3``, ``end``."""
+    power_mode: str | None
+    clocks_mhz: dict[str, tuple[float, float, float]]
+    """Now, lowest and highest allowed."""
+    temperatures_c: dict[str, float]
+    throttle_events: dict[str, int]
+    """Counters that rise when the machine holds itself back."""
+
+
+class Deadline(Part):
+    """Which artifact to use where every call has to be done in time."""
+
+    deadline_ms: float
+    chosen: str | None
+    """The most accurate artifact whose p99 is under the deadline with its whole interval; None where there is none."""
+    p99_at_most_ms: dict[str, float | None]
+    """Upper end of each artifact's interval; None where there were too few samples."""
+
+
 class Receipt(Document):
     """THE latency record, written by the bundle's runner on whatever machine it ran. File ``receipt.json``."""
 
@@ -751,6 +832,44 @@ class Receipt(Document):
     faster: str | None
     """Name of the artifact to use here, when several raced: the baseline unless the interval of another lies below 1."""
     warnings: tuple[str, ...]
+    model: str = ""
+    environment: dict[str, str] = {}
+    """Power mode and clock limits at the start."""
+    fingerprint: str = ""
+    """sha256 over host, settings and environment: equal where times may be compared."""
+    conditions: tuple[Conditions, ...] = ()
+    deadline: Deadline | None = None
+
+
+class VerifiedArtifact(Part):
+    """One artifact, loaded and run over the golden inputs in a process of its own."""
+
+    name: str
+    sha256: str
+    max_rel: float | None
+    """None where there are no golden outputs."""
+    load_ms: float
+    first_ms: float
+    call_ms: float
+    """The quickest of three calls: a first idea, not a latency."""
+    peak_memory_bytes: int | None
+    engine: Engine | None = None
+
+
+class Verification(Document):
+    """That the artifacts compute on a device what they should, without a race. File ``verification.json``."""
+
+    SCHEMA = "verification"
+
+    run_id: str
+    started: str
+    host: Host
+    settings: Settings
+    load_before: float | None
+    load_after: float | None
+    artifacts: tuple[VerifiedArtifact, ...]
+    warnings: tuple[str, ...]
+    model: str = ""
 
 
 class NodeTime(Part):
@@ -811,6 +930,10 @@ class Manifest(Document):
     """mean, std, layout and size of the input."""
     classes: tuple[str, ...]
     tolerance: float
+    runtime: str = "onnxruntime"
+    """What the runner uses where it can."""
+    accuracy: dict[str, Accuracy] = {}
+    """By artifact name: what a deadline is weighed against."""
 
 
 # ---------------------------------------------------------------------------------------------- the end of a build
