@@ -13,9 +13,11 @@
     ├── ExporterUnavailable      2   a package is missing, or this is the wrong machine
     ├── EnvironmentDiffers       3   two measurements that must not be compared
     ├── VerificationFailed       4   the artifact does not compute what the network computes
+    ├── DeviceUnfit              3   the device lacks what the runner needs
     ├── DeviceUnreachable        5
     └── OutOfResource            6   disk or memory is full
-        └── FolderBusy           6   another build holds the folder
+        ├── FolderBusy           6   another build holds the folder
+        └── DeviceBusy           6   somebody else times something on the device
 
 Each error has three parts: *what* happened, *where*, and *what to do next*. The command line prints them without a
 traceback; a programming error stays a plain ``ValueError`` or ``TypeError`` and shows one. Missing a budget is a result,
@@ -111,6 +113,12 @@ class VerificationFailed(LoritaDeployError):
     exit_code = 4
 
 
+class DeviceUnfit(LoritaDeployError):
+    """The device lacks what the runner needs."""
+
+    exit_code = 3
+
+
 class DeviceUnreachable(LoritaDeployError):
     """The device does not answer."""
 
@@ -125,3 +133,7 @@ class OutOfResource(LoritaDeployError):
 
 class FolderBusy(OutOfResource):
     """Another build holds the build folder."""
+
+
+class DeviceBusy(OutOfResource):
+    """Somebody else times something on the device."""

@@ -208,16 +208,23 @@ def _tuples(value: Any) -> Any:
 
 def is_local(target: Target) -> bool:
     """Whether this machine is an instance of ``target``, so that its times can be measured here."""
-    rule = target.identify
-    if rule.machine and platform.machine() != rule.machine:
-        return False
-    if rule.device_tree_model:
-        return rule.device_tree_model in device_tree_model()
-    if rule.cuda:
+    cuda = False
+    if target.identify.cuda and target.identify.machine in (None, platform.machine()):
         import torch
 
-        return torch.cuda.is_available()
-    return rule.local
+        cuda = torch.cuda.is_available()
+    return matches(target, architecture=platform.machine(), board=device_tree_model(), cuda=cuda)
+
+
+def matches(target: Target, *, architecture: str, board: str, cuda: bool) -> bool:
+    """Whether a machine of this architecture (``uname -m``) and board (its device tree's model), with or without a CUDA
+    device, is an instance of ``target``."""
+    rule = target.identify
+    if rule.machine and architecture != rule.machine:
+        return False
+    if rule.device_tree_model:
+        return rule.device_tree_model in board
+    return cuda if rule.cuda else rule.local
 
 
 def device_tree_model() -> str:
