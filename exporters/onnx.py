@@ -62,10 +62,9 @@ class OnnxExporter:
         name_layers(model)
         strip(model)
         _set_versions(model, job)
-        simplified, note = False, None
+        note, error = None, None
         if job.simplify:
-            model, note = simplify(model, _feeds(job), open_bytes)
-            simplified = note is None
+            model, note, error = simplify(model, _feeds(job), open_bytes)
             strip(model)
         _sign(model, job)
         _check_model(model, job)
@@ -84,10 +83,11 @@ class OnnxExporter:
             batch=job.batch,
             dynamic_batch=job.dynamic_batch,
             rung=job.rung,
-            simplified=simplified,
+            simplified=error is not None,
             inputs=tensor_specs(model.graph.input),
             outputs=tensor_specs(model.graph.output),
             notes=tuple(each for each in (note, _unnamed_layers(model, job)) if each),
+            simplify_error=error,
         )
 
     def open(self, path: Path) -> Session:

@@ -14,7 +14,9 @@ from ..records import (
     CollapsedRecord,
     CompressedRecord,
     Document,
+    EngineSummary,
     FidelityReport,
+    LoadCheck,
     Plan,
     PriceTable,
     Receipt,
@@ -33,7 +35,8 @@ def tables_of(record: Document, path: Path) -> list[Table]:
         case BuildReport():
             race = [proofs.latency(record.receipt), proofs.ratios(record.receipt)] if record.receipt else []
             layers = networks.layers(record.plan, record.collapsed)
-            return [facts.summary(record), layers, *race, proofs.fidelity(record.fidelity), facts.stages(record.stages)]
+            proof = [proofs.fidelity(record.fidelity), *([proofs.ledger(record)] if record.ledger else [])]
+            return [facts.summary(record), layers, *race, *proof, facts.stages(record.stages)]
         case Plan():
             collapsed = _beside(beside / "collapsed.json", CollapsedRecord)
             prices = _beside(beside / "prices.json", PriceTable)
@@ -55,6 +58,10 @@ def tables_of(record: Document, path: Path) -> list[Table]:
             return [facts.artifacts(record)]
         case ArtifactSummary():
             return [facts.artifact(record)]
+        case EngineSummary():
+            return [facts.engine(record)]
+        case LoadCheck():
+            return [facts.loading(record)]
         case CheckpointSummary():
             return [facts.weights(record)]
     return [facts.fields(record, str(path))]

@@ -148,13 +148,17 @@ def _compress_key(build: Build) -> dict[str, Any]:
 def _run_compress(build: Build) -> str:
     plan = build.plan
     module = rewritten(build, plan.changed())
+    truncated = None
     if build.options.recover_epochs and plan.changed():
+        truncated = build.task.evaluate(module)
         distill(module, build.dense, _all_inputs(build), epochs=build.options.recover_epochs, seed=build.options.seed)
     module.eval()
     params, macs = _size(build, module)
     found = build.task.evaluate(module)
     digest = save_weights(module, build.folder / "compressed.safetensors")
-    record = CompressedRecord(plan_sha256=plan.digest(), params=params, macs=macs, accuracy=(found,), weights_sha256=digest)
+    record = CompressedRecord(
+        plan_sha256=plan.digest(), params=params, macs=macs, accuracy=(found,), weights_sha256=digest, truncated=truncated
+    )
     record.save(build.folder / "compressed.json")
     dense = build.collapsed
     return f"{dense.params / params:.2f}x fewer parameters, {dense.macs / macs:.2f}x fewer MACs; {percent(found)}"

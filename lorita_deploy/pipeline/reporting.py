@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ..measure.fidelity import TOLERANCE
 from ..records import BuildReport, Role, write_atomically
-from ..report import words
-from ..report.markdown import render
+from ..report import html, markdown, words
 from ..targets import this_host
+from .ledger import ledger
 
 if TYPE_CHECKING:
     from .context import Build
 
 
 def write_report(build: Build) -> BuildReport:
-    """Write report.json and report.md."""
+    """Write report.json, report.md and report.html."""
     report = gather(build)
     report.save(build.folder / "report.json")
-    write_atomically(build.folder / "report.md", render(report).encode())
+    write_atomically(build.folder / "report.md", markdown.render(report).encode())
+    write_atomically(build.folder / "report.html", html.render(report).encode())
     return report
 
 
@@ -51,6 +53,7 @@ def gather(build: Build) -> BuildReport:
         left_alone=dense.left_alone,
         notes=tuple(build.notes),
         collapsed=dense,
+        ledger=ledger(build, TOLERANCE),
     )
     return draft.model_copy(update={"headline": headline(draft), "missed": tuple(_missed(build, draft))})
 

@@ -213,4 +213,4 @@ EXPORT = Stage(
 )
 VERIFY = Stage("verify", lambda build: ("fidelity.json",), _verify_key, _run_verify)
 BENCH = Stage("bench", lambda build: ("receipt.json", "model.onnx"), _bench_key, _run_bench)
-BUNDLE = Stage("bundle", lambda build: ("bundle.tar.gz", "report.json", "report.md"), _bundle_key, _run_bundle)
+BUNDLE = Stage("bundle", lambda build: ("bundle.tar.gz", "report.json", "report.md", "report.html"), _bundle_key, _run_bundle)

@@ -10,9 +10,12 @@ from ..records import (
     BuildReport,
     CheckpointSummary,
     CompressedRecord,
+    EngineSummary,
     Health,
     Host,
+    LoadCheck,
     Part,
+    Quantization,
     Role,
     StageRecord,
     TensorSpec,
@@ -77,12 +80,44 @@ def artifact(found: ArtifactSummary) -> Table:
         *(("input", _tensor(spec)) for spec in found.inputs),
         *(("output", _tensor(spec)) for spec in found.outputs),
         ("operators", ", ".join(f"{count} {name}" for name, count in found.operators.items())),
+        *(("operators of", domain) for domain in found.domains),
         ("weights", f"{found.params:,} numbers, {words.megabytes(found.size_bytes)}"),
+        ("stored as", ", ".join(f"{count:,} {name}" for name, count in found.weights.items())),
+        ("multiply-adds", "unknown" if found.macs is None else words.amount(found.macs)),
+        *([("quantization", _quantization(found.quantization))] if found.quantization else []),
         *(("external data", name) for name in found.external_data),
+        *(("note", note) for note in found.notes),
         *((key, text) for key, text in found.metadata.items()),
         ("sha256", found.sha256),
     ]
     return Table(found.path, ("", ""), tuple(rows))
+
+
+def _quantization(found: Quantization) -> str:
+    kinds = f"{found.quantize} QuantizeLinear and {found.dequantize} DequantizeLinear, {found.per_channel} per channel"
+    zero = "all zero" if not found.nonzero and not found.unknown else f"{found.nonzero} not zero, {found.unknown} unknown"
+    return f"{kinds}; zero points ({', '.join(found.dtypes)}): {zero}"
+
+
+def engine(found: EngineSummary) -> Table:
+    """What the first bytes of an engine say."""
+    gpus = f"{', '.join(found.gpus)} ({found.gpus_from})" if found.gpus else "not stated"
+    before = f"{found.prefix}; the plan begins at byte {found.offset_bytes:,}" if found.offset_bytes else "nothing"
+    rows = [
+        ("built by", f"{found.runtime} {found.version or 'of unknown version'}"),
+        ("GPUs", gpus),
+        ("before the plan", before),
+        ("size", words.megabytes(found.size_bytes)),
+        *(("note", note) for note in found.notes),
+        ("sha256", found.sha256),
+    ]
+    return Table(found.path, ("", ""), tuple(rows))
+
+
+def loading(found: LoadCheck) -> Table:
+    """Whether a file would load on a target."""
+    rows = [(each.subject, each.state, each.found, each.fix or "") for each in found.findings]
+    return Table(f"{found.path} on {found.target}, {found.runtime}", ("", "state", "found", "do"), tuple(rows))
 
 
 def _tensor(spec: TensorSpec) -> str:
@@ -133,10 +168,14 @@ def compressed(found: CompressedRecord) -> Table:
 def target(found: Target) -> Table:
     """A target's numbers, each table with its source."""
     rows = [("title", found.title), ("aliases", ", ".join(found.aliases)), ("runtime", found.runtime)]
+    if found.profile:
+        rows.append(("profiles", ", ".join(f"{found.name}@{name}" for name in found.profiles)))
+        stack = found.profile.model_dump(exclude={"opset", "opset_max", "ir_version", "ir_version_max"})
+        rows += [(f"{found.profile.name}: {key}", _plain(value)) for key, value in stack.items() if key != "name"]
     for name, part in (("limits", found.limits), ("roofline", found.roofline)):
         rows += [(f"{name}: {key.replace('_', ' ')}", _plain(value)) for key, value in part.model_dump().items()]
         rows.append((f"{name}: source", found.source[name]))
-    return Table(found.name, ("", ""), tuple(rows))
+    return Table(found.spelled, ("", ""), tuple(rows))
 
 
 def _plain(value: object) -> str:
@@ -144,4 +183,6 @@ def _plain(value: object) -> str:
         return ", ".join(f"{key} {_plain(entry)}" for key, entry in value.items())
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int | float) else str(value)

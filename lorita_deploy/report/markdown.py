@@ -32,6 +32,8 @@ def _sections(report: BuildReport) -> Iterator[str]:
     if report.plan.probes:
         yield _drawn(networks.probes(report.plan), heading="How the budget was searched")
     yield _drawn(proofs.fidelity(report.fidelity), heading="Artifact against torch")
+    if report.ledger:
+        yield _drawn(proofs.ledger(report), heading="Error ledger")
     yield _drawn(facts.environment(report.host), heading="Environment")
     yield _drawn(facts.hashes(report), heading="Hashes (sha256)")
     yield _drawn(facts.stages(report.stages), heading="Stages")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..records import Comparison, Fidelity, Receipt
+from ..records import BuildReport, Comparison, Fidelity, LedgerStep, Receipt
 from . import words
 from .table import Table
 
@@ -68,6 +68,30 @@ def fidelity(checks: Iterable[Fidelity]) -> Table:
     ]
     columns = ("artifact", "inputs", ">max abs", ">max rel", ">tolerance", ">cosine", ">top-1 agrees", "")
     return Table("Artifact against torch", columns, tuple(rows))
+
+
+def ledger(report: BuildReport) -> Table:
+    """The error and the accuracy after each step that ran; the first one over its budget is named."""
+    rows = [
+        (
+            step.step,
+            step.against,
+            _error(step, step.error, "not measured"),
+            _error(step, step.budget, "none"),
+            words.right(step.accuracy) if step.accuracy else "",
+            "OVER BUDGET" if step.over else "" if step.error is None or step.budget is None else "within",
+        )
+        for step in report.ledger
+    ]
+    over = next((step.step for step in report.ledger if step.over), None)
+    note = f"the first step over its budget: {over}" if over else "no step is over its budget"
+    return Table("Error ledger", ("step", "compared", ">error", ">budget", "after it", ""), tuple(rows), note)
+
+
+def _error(step: LedgerStep, value: float | None, missing: str) -> str:
+    if value is None:
+        return missing
+    return f"{value:.2f} points" if step.unit == "points" else f"{value:.1e}"
 
 
 def comparison(found: Comparison) -> Table:

@@ -14,7 +14,7 @@ from .table import Table
 GOOD, BAD = "green", "bold red"
 COLOURS = {
     **dict.fromkeys(("ok", "passed", "faster", "cached", "kept"), GOOD),
-    **dict.fromkeys(("missing", "FAILED", "slower", "regression"), BAD),
+    **dict.fromkeys(("missing", "FAILED", "OVER BUDGET", "slower", "regression"), BAD),
 }
 GAP = 3
 """Blank columns between two columns."""

@@ -37,8 +37,10 @@ HEAD = "import sys, os, time, signal, onnx\nmodel = onnx.load(sys.argv[1])\n"
 
 def test_kept_where_it_helps() -> None:
     model = small_model()
-    simplified, note = simplify(model, FEEDS, open_bytes)
+    simplified, note, error = simplify(model, FEEDS, open_bytes)
     assert note is None
+    assert error is not None
+    assert 0 <= error <= onnx_simplify.AGREEMENT
     assert [node.name for node in simplified.graph.node] == ["layer", "relu"]
     assert simplified.ir_version == model.ir_version
 
@@ -71,7 +73,8 @@ def test_kept_where_it_helps() -> None:
 def test_otherwise_the_original_stays(monkeypatch: pytest.MonkeyPatch, program: str, words: str) -> None:
     monkeypatch.setattr(onnx_simplify, "_PROGRAM", HEAD + program)
     model = small_model()
-    kept, note = simplify(model, FEEDS, open_bytes, timeout_s=2)
+    kept, note, error = simplify(model, FEEDS, open_bytes, timeout_s=2)
     assert kept is model
+    assert error is None
     assert note is not None
     assert words in note
