@@ -34,9 +34,10 @@ MAY_IMPORT = {
     "devices": CONTRACTS | {"bundle"},
     "bundle": CONTRACTS,
     "report": CONTRACTS,
+    "inspection": CONTRACTS,
     "doctor": CONTRACTS,
     "pipeline": CONTRACTS | ROOMS | {"bundle", "report"},
-    "cli": CONTRACTS | ROOMS | {"bundle", "report", "doctor", "pipeline"},
+    "cli": CONTRACTS | ROOMS | {"bundle", "report", "inspection", "doctor", "pipeline"},
 }
 PLUG_INS_MAY_IMPORT = {"errors", "records", "ports", "networks", "forms"}
 RUNTIMES = {"numpy", "onnxruntime", "tensorrt", "PIL"}

@@ -111,7 +111,7 @@ def export(screen: Screen, dry_run: bool, config: Path | None, **given: Any) -> 
 
 def _part(screen: Screen, dry_run: bool, options: BuildOptions, until: str, record_name: str) -> None:
     """Run up to a stage, show its record, and end with where its outputs lie."""
-    from ..doctor import read_record
+    from ..inspection.files import read_record
 
     if dry_run:
         _preview(screen, options, until)

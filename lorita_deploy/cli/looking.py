@@ -14,28 +14,37 @@ from .edge import CONTEXT
 from .screen import Screen, with_screen
 from .showing import tables_of
 
+WOULD_NOT_LOAD = 1
 UNFIT = 3
 """Exit code of doctor where something is missing: this environment differs from one that builds."""
 
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path), metavar="FILE")
+@click.option("-t", "--target", help="Also say whether an ONNX file or an engine would load there (see: targets check).")
 @with_screen
-def inspect(screen: Screen, path: Path) -> None:
+def inspect(screen: Screen, path: Path, target: str | None) -> None:
     """Say what is in a file or build folder.
 
-    A record, weights (.safetensors, .pt), an ONNX artifact, or a folder. A plan is shown layer by layer, with the why.
+    A record, weights (.safetensors, .pt), an ONNX artifact, a TensorRT engine (.engine, .plan; TensorRT is not needed), or a
+    folder. A plan is shown layer by layer, with the why.
 
     \b
     Example:
       lorita-deploy inspect build/vgg16-cpu/plan.json
       lorita-deploy inspect build/vgg16-cpu/model.onnx
+      lorita-deploy inspect model.engine --target jetson-orin-nano@jp6.2
       lorita-deploy inspect w.safetensors
     """
-    from ..doctor import look_at
+    from ..inspection.files import look_at
 
     record = look_at(path)
-    screen.show(record, *tables_of(record, path))
+    if target is None:
+        screen.show(record, *tables_of(record, path))
+        return
+    if not screen.as_json:
+        screen.show(record, *tables_of(record, path))
+    _judge(screen, path, target)
 
 
 @click.command()
@@ -120,10 +129,16 @@ def list_targets(screen: Screen) -> None:
     Example:
       lorita-deploy targets list
     """
+    known = target_files.all_targets()
     rows = [
-        (target.name + "".join(f", {alias}" for alias in target.aliases), target.title) for target in target_files.all_targets()
+        (", ".join((target.name, *target.aliases)), target.title, ", ".join(f"@{name}" for name in target.profiles))
+        for target in known
     ]
-    _catalogue(screen, "Targets", rows)
+    listed = [
+        {"name": target.name, "aliases": target.aliases, "summary": target.title, "profiles": target.profiles}
+        for target in known
+    ]
+    screen.show(listed, Table("Targets", ("name", "", "profiles"), tuple(rows)))
 
 
 @targets.command("show")
@@ -135,9 +150,43 @@ def show_target(screen: Screen, name: str) -> None:
     \b
     Example:
       lorita-deploy targets show jetson-orin-nano
+      lorita-deploy targets show jetson-orin-nano@jp5.1
     """
     target = target_files.load_target(name)
     screen.show(target, facts.target(target))
+
+
+@targets.command("check")
+@click.argument("path", type=click.Path(path_type=Path), metavar="FILE")
+@click.option("-t", "--target", required=True, help="Name, alias or TOML file of a device; board@profile for a JetPack.")
+@with_screen
+def check_target(screen: Screen, path: Path, target: str) -> None:
+    """Answer whether an ONNX file or an engine would load on a device.
+
+    Looks at versions, every operator, types, zero points, shapes, weights in other files and size; each finding comes with the
+    fix. Nothing is run, and the device is not asked. Exits with 1 where it would not load.
+
+    \b
+    Example:
+      lorita-deploy targets check model.onnx --target jetson-orin-nano@jp5.1
+      lorita-deploy targets check model.engine --target jetson
+    """
+    _judge(screen, path, target)
+
+
+def _judge(screen: Screen, path: Path, name: str) -> None:
+    """Exits with 1 where the file would not load."""
+    from ..inspection.loading import check_loading
+
+    found = check_loading(path, target_files.load_target(name))
+    screen.show(found, *tables_of(found, path))
+    wrong = [finding.subject for finding in found.findings if finding.state == "wrong"]
+    verdict = (
+        f"would not load on {found.target}: {', '.join(dict.fromkeys(wrong))}" if wrong else f"would load on {found.target}"
+    )
+    screen.result(verdict)
+    if wrong:
+        click.get_current_context().exit(WOULD_NOT_LOAD)
 
 
 @click.group(context_settings=CONTEXT)

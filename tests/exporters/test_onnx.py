@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lorita_deploy.doctor import look_at_onnx
 from lorita_deploy.errors import BadArtifact, BadNetwork, BadTarget, ExporterUnavailable
+from lorita_deploy.inspection.onnx_file import look_at_onnx
 from lorita_deploy.ports import ExportJob, find_exporter
 
 EXPORTER = find_exporter("onnx")

@@ -1,0 +1,8 @@
+"""What is in a file, and would it load on a target? Read here, without the runtime that the file is for.
+
+files.py          any file or folder: which reader it needs
+weights.py        .safetensors, .pt
+onnx_file.py      .onnx: parsed, checked, counted        onnx_macs.py   its multiply-adds
+engine_file.py    .engine, .plan: the header TensorRT writes, and what stands before it
+loading.py        an ONNX file or an engine against a target, finding by finding
+"""
