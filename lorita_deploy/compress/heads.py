@@ -8,7 +8,7 @@ side, the best product of rank r in that norm follows from d x d matrices: A X A
     A_r = s^-1/2 V_r' M' A,        B_r = s^-1/2 U_r' L' B,        error = sum of the dropped s^2.
 
 All heads of a layer get one width, and the softmax keeps its old scale. Not for heads with norms or rotations between
-projection and product (qk-norm, RoPE, cosine attention).
+projection and product (qk-norm, RoPE, cosine attention). Attention with fused projections is opened first (opening.py).
 """
 
 from __future__ import annotations
@@ -53,14 +53,15 @@ class HeadSpectra:
 
 
 def attentions(module: nn.Module) -> tuple[Attention, ...]:
-    """Attentions built like the sample ViT's: linear layers called q, k, v and o beside ``heads`` and a fixed ``scale``."""
+    """Attentions of plain projections, opened ones and those built like the sample ViT's: linear layers called q, k, v and o
+    beside ``heads`` and a fixed ``scale``; not where a parametrization computes their weights."""
     from torch import nn
 
     found = []
     for name, part in module.named_modules():
         layers = [getattr(part, child, None) for child in "qkvo"]
         numbers = isinstance(getattr(part, "heads", None), int) and hasattr(part, "scale")
-        if numbers and all(isinstance(layer, nn.Linear) for layer in layers):
+        if numbers and all(isinstance(layer, nn.Linear) and not hasattr(layer, "parametrizations") for layer in layers):
             q, k, v, o = (f"{name}.{child}".lstrip(".") for child in "qkvo")
             found.append(Attention(q, k, v, o, part.heads))
     return tuple(found)
@@ -83,26 +84,44 @@ def narrow_heads(module: nn.Module, attention: Attention, qk: int, vo: int, seco
     ``second`` as in `head_spectra`. Raises `BadNetwork`.
     """
     import torch
-    from torch import nn
 
     network = duplicate(module)
     q, k, v, o = (network.get_submodule(name) for name in (attention.q, attention.k, attention.v, attention.o))
     scores, values = _products(module, attention, second)
     queries, keys = (torch.cat(side) for side in zip(*(product.truncated(qk) for product in scores), strict=True))
     inner, outer = (torch.cat(side) for side in zip(*(product.truncated(vo) for product in values), strict=True))
+    bias = torch.zeros(len(o.get_parameter("weight")), dtype=torch.float64) if o.bias is None else _bias(o)
     if v.bias is not None:
-        moved = o.get_parameter("weight").detach().double() @ v.get_parameter("bias").detach().double()
-        if o.bias is None:
-            o.bias = nn.Parameter(torch.zeros_like(moved).to(o.weight), o.weight.requires_grad)  # type: ignore[arg-type]
-        replace_tensor(o, "bias", o.get_parameter("bias").detach().double() + moved)
-    for layer, weight, bias in ((q, queries[:, :-1], queries[:, -1]), (k, keys, None), (v, inner, None)):
+        bias = bias + o.get_parameter("weight").detach().double() @ _bias(v)
+    resize_heads(network, attention, qk, vo)
+    for layer, weight, shift in ((q, queries[:, :-1], queries[:, -1]), (k, keys, None), (v, inner, None), (o, outer.T, bias)):
         replace_tensor(layer, "weight", weight.contiguous())
-        layer.out_features = len(weight)  # type: ignore[assignment]
         if layer.bias is not None:
-            replace_tensor(layer, "bias", torch.zeros(len(weight)) if bias is None else bias.contiguous())
-    replace_tensor(o, "weight", outer.T.contiguous())
-    o.in_features = len(outer)  # type: ignore[assignment]
+            replace_tensor(layer, "bias", torch.zeros(len(weight)) if shift is None else shift.contiguous())
     return network
+
+
+def resize_heads(network: nn.Module, attention: Attention, qk: int, vo: int) -> None:
+    """Give the four layers heads of these widths, unfilled, in place: a skeleton to load the weights of `narrow_heads` into.
+
+    Where values have a bias and outputs have none, the outputs get one.
+    """
+    from torch import nn
+
+    q, k, v, o = (network.get_submodule(name) for name in (attention.q, attention.k, attention.v, attention.o))
+    if v.bias is not None and o.bias is None:
+        weight = o.get_parameter("weight")
+        o.bias = nn.Parameter(weight.new_zeros(len(weight)), weight.requires_grad)  # type: ignore[assignment]
+    for layer, width in ((q, qk), (k, qk), (v, vo), (o, vo)):
+        rows, weight = attention.heads * width, layer.get_parameter("weight")
+        setattr(layer, "in_features" if layer is o else "out_features", rows)
+        replace_tensor(layer, "weight", weight.new_empty((len(weight), rows) if layer is o else (rows, weight.shape[1])))
+        if layer is not o and layer.bias is not None:
+            replace_tensor(layer, "bias", weight.new_empty(rows))
+
+
+def _bias(layer: nn.Module) -> Tensor:
+    return layer.get_parameter("bias").detach().double()
 
 
 @dataclass(frozen=True)
