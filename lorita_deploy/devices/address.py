@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 FORM = "ssh://user@host:port?python=/path/to/python&folder=/path (all but the host may be left out)"
 
 
-_ADDRESS = r"ssh://(?:(?P<user>[^@/?]*)@)?(?P<host>\[[^\]]+\]|[^:/?\[\]]+)(?::(?P<port>\d*))?/?(?:\?(?P<query>.*))?"
+_ADDRESS = r"ssh://(?:(?P<user>[^@/?]*)@)?(?P<host>\[[^\]]+\]|[^@:/?\[\]]+)(?::(?P<port>\d*))?/?(?:\?(?P<query>.*))?"
 
 
 @dataclass(frozen=True)

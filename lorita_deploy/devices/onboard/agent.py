@@ -43,9 +43,10 @@ def main() -> None:
 def look(request: Dict[str, Any]) -> Dict[str, Any]:
     """Leaves nothing behind. Packages are imported in processes of their own: on some boards they crash."""
     versions, problems = {}, {}
-    for name in PACKAGES:
-        code = "import %s; print(%s.__version__)" % (name, name)
-        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}  # type: Dict[str, Any]
+    code = "import %s; print(%s.__version__)"
+    children = [(name, subprocess.Popen([sys.executable, "-c", code % (name, name)], **pipes)) for name in PACKAGES]
+    for name, child in children:
         out, err = (text.decode("utf-8", "replace").split("\n") for text in child.communicate())
         if child.returncode:
             said = [line.strip() for line in err if line.strip()]

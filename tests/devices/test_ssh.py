@@ -1,0 +1,380 @@
+"""Runs on a device, through a real sshd on this machine: what arrives, what is left behind, and everything that may break."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from openssh import children
+from small_onnx import write_small_onnx
+
+from lorita_deploy.devices import ssh as ssh_module
+from lorita_deploy.devices.address import find_device
+from lorita_deploy.errors import (
+    BadArtifact,
+    DeviceBusy,
+    DeviceUnfit,
+    DeviceUnreachable,
+    OutOfResource,
+)
+from lorita_deploy.records import Receipt
+from lorita_deploy.targets import this_host
+
+PYTHON36 = Path.home() / ".pyenv/versions/3.6.15/bin/python"
+CLIENT = """
+import json, sys
+from pathlib import Path
+from lorita_deploy.devices.address import find_device
+address, folder = sys.argv[1:]
+find_device(address).run(Path(folder), json.loads((Path(folder) / "asked.json").read_text()), timeout_s=60)
+"""
+"""A client in a process of its own: the folder, with the job in it, is its argument."""
+
+
+@pytest.fixture
+def client(sshd, monkeypatch):
+    """The server, with its client's configuration in force and its folders empty."""
+    for name, value in sshd.environment.items():
+        monkeypatch.setenv(name, value)
+    sshd.configure()
+    sshd.know(sshd.folder / "host.pub")
+    return sshd
+
+
+@pytest.fixture
+def there(tmp_path):
+    """The folder on the device."""
+    return tmp_path / "there"
+
+
+@pytest.fixture
+def device(client, there):
+    found = find_device(client.address(there))
+    yield found
+    found.connection.close()
+
+
+@pytest.fixture
+def work(tmp_path):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    write_small_onnx(folder / "model.onnx")
+    return folder
+
+
+def job(folder, seconds=0.3, **changes):
+    """A race of one network, over in about so many seconds (and those of loading)."""
+    artifact = {"name": "dense", "path": "model.onnx", "sha256": sha256(folder / "model.onnx")}
+    samples = 12 if seconds < 1 else 100_000_000
+    return {"artifacts": [artifact], "samples": samples, "max_seconds": seconds, **changes}
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def sent(device, monkeypatch):
+    """Names of the files that are sent from here on."""
+    found, request = [], device.connection.request
+
+    def listening(verb, *, contents=(), **more):
+        found.extend(path.name for path in contents)
+        return request(verb, contents=contents, **more)
+
+    monkeypatch.setattr(device.connection, "request", listening)
+    return found
+
+
+def until(condition, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.02)
+    return found
+
+
+def running(there):
+    """The folder of the run that is at work."""
+    return until(lambda: next((path.parent for path in there.glob("runs/*/state.json")), None))
+
+
+def in_background(function):
+    """Start a thread; the function returned waits for it and gives its result, or raises what it raised."""
+    outcome = {}
+
+    def call():
+        try:
+            outcome["result"] = function()
+        except BaseException as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=call)
+    thread.start()
+
+    def join():
+        thread.join(60)
+        assert not thread.is_alive()
+        if "error" in outcome:
+            raise outcome["error"]
+        return outcome["result"]
+
+    return join
+
+
+# ---------------------------------------------------------------------------------------------- what arrives
+
+
+def test_the_result_comes_back_and_no_file_is_sent_twice(device, work, there, monkeypatch):
+    names = sent(device, monkeypatch)
+    there.mkdir()
+    (there / "mine.txt").write_text("not theirs")
+    path = device.run(work, job(work, result="own.json", kind="cpu"), timeout_s=60)
+    assert path == work / "own.json"
+    receipt = Receipt.load(path)
+    assert receipt.host.machine == this_host().machine
+    assert {"model.onnx", "run.py", "job-own.json"} <= set(names)
+    assert not list(there.glob("runs/*")), "the run is cleared away"
+    assert (there / "mine.txt").read_text() == "not theirs"
+    names.clear()
+    again = Receipt.load(device.run(work, job(work, result="own.json", kind="cpu"), timeout_s=60))
+    assert again.run_id != receipt.run_id, "measured anew"
+    assert names == []
+    kept = there / "store" / sha256(work / "model.onnx")
+    content = bytearray(kept.read_bytes())
+    content[100] ^= 1
+    kept.write_bytes(content)
+    device.run(work, job(work, result="own.json", kind="cpu"), timeout_s=60)
+    assert names == ["model.onnx"], "what was damaged there is sent again"
+    assert sha256(kept) == kept.name
+    assert os.stat(there / "store").st_mode & 0o077 == 0, "nobody else may read it"
+
+
+def test_what_the_runner_finds_arrives_as_our_errors(device, work, there):
+    wrong = job(work)
+    wrong["artifacts"][0]["sha256"] = "0" * 64
+    with pytest.raises(BadArtifact, match="nothing was run") as caught:
+        device.run(work, wrong, timeout_s=60)
+    assert caught.value.where == "model.onnx"
+    assert not list(there.glob("runs/*"))
+
+
+def test_a_run_that_takes_too_long_is_ended(device, work, there):
+    with pytest.raises(DeviceUnreachable, match="did not finish within 1 s"):
+        device.run(work, job(work, seconds=30), timeout_s=1)
+    assert not list(there.glob("runs/*"))
+
+
+def test_a_jump_host_of_the_configuration_is_honoured(client, work, there):
+    client.configure(
+        f"Host board\n  HostName 127.0.0.1\n  HostKeyAlias [127.0.0.1]:{client.port}\n  ProxyJump jump\n"
+        f"Host jump\n  HostName 127.0.0.1\n  Port {client.port}\n"
+    )
+    before = (client.folder / "log").read_text().count("Accepted publickey")
+    device = find_device(client.address(there, host="board"))
+    assert device.look.folder == str(there)
+    device.connection.close()
+    assert (client.folder / "log").read_text().count("Accepted publickey") == before + 2
+
+
+# ---------------------------------------------------------------------------------------------- broken connections
+
+
+def test_a_connection_that_breaks_is_made_again_and_the_run_goes_on(device, client, work, there):
+    device.connection.request("look", timeout_s=30)
+    result = in_background(lambda: device.run(work, job(work, seconds=2.0), timeout_s=60))
+    at_work = json.loads((running(there) / "state.json").read_text())
+    assert client.cut() > 0
+    receipt = Receipt.load(result())
+    since = at_work["since"].replace(" ", "T").replace("TUTC", "Z")
+    assert since <= receipt.started, "one run"
+    assert receipt.series[0].n > 12
+
+
+def test_a_client_that_is_killed_finds_its_run_again(device, client, work, there):
+    asked = job(work, seconds=1.5)
+    (work / "asked.json").write_text(json.dumps(asked))
+    victim = subprocess.Popen([sys.executable, "-c", CLIENT, client.address(there), str(work)])
+    run = running(there)
+    victim.kill()
+    victim.wait()
+    assert not (work / "receipt.json").exists()
+    until(lambda: (run / "exit.json").exists())
+    killed = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    time.sleep(1.1)
+    receipt = Receipt.load(device.run(work, asked, timeout_s=60))
+    assert receipt.started <= killed, "its result was waiting"
+
+
+@pytest.mark.parametrize("rebooted", [False, True])
+def test_a_run_that_vanishes_is_not_waited_for(device, work, there, rebooted):
+    """Of a restart, what a device knows afterwards: no process of the run is left, and the machine's boot id is another."""
+    result = in_background(lambda: device.run(work, job(work, seconds=30), timeout_s=60))
+    state = running(there) / "state.json"
+    body = json.loads(state.read_text())
+    if rebooted:
+        state.write_text(json.dumps(body | {"boot_id": "of the time before"}))
+    supervisor = int(Path(f"/proc/{body['group']}/stat").read_text().rpartition(")")[2].split()[1])
+    assert body["group"] in children(supervisor)
+    os.kill(supervisor, signal.SIGKILL)
+    os.killpg(body["group"], signal.SIGKILL)
+    with pytest.raises(DeviceUnreachable if rebooted else OutOfResource, match="restarted" if rebooted else "killed"):
+        result()
+    assert not list(there.glob("runs/*"))
+
+
+# ---------------------------------------------------------------------------------------------- the device says no
+
+
+def test_the_second_of_two_users_is_told_who_and_when(device, client, work, there, tmp_path):
+    (work / "asked.json").write_text(json.dumps(job(work, seconds=60)))
+    command = [sys.executable, "-c", CLIENT, client.address(tmp_path / "ada"), str(work)]
+    first = subprocess.Popen(command, env=dict(os.environ, LOGNAME="ada"), stderr=subprocess.DEVNULL)
+    group = json.loads((running(tmp_path / "ada") / "state.json").read_text())["group"]
+    with pytest.raises(DeviceBusy, match=r"in use by ada@[\w.-]+, since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC") as caught:
+        device.run(work, job(work), timeout_s=60)
+    assert caught.value.exit_code == 6
+    assert device.look.busy is not None
+    assert device.look.busy["who"].startswith("ada@")
+    assert Path(f"/proc/{group}").exists(), "the first is not disturbed"
+    first.send_signal(signal.SIGINT)
+    first.wait(30)
+    assert not Path(f"/proc/{group}").exists(), "Ctrl-C ends the run on the device too"
+    assert not list((tmp_path / "ada").glob("runs/*/state.json"))
+    device.run(work, job(work), timeout_s=60)
+
+
+@pytest.fixture
+def no_room(tmp_path):
+    """``no_room("size=1m")``: a file system of that kind."""
+    mounted = []
+
+    def mount(options):
+        folder = tmp_path / "mounted"
+        folder.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False)
+        if done.returncode:
+            pytest.skip(f"cannot mount a file system here: {done.stderr.decode().strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_device_is_said_before_anything_is_sent(client, work, no_room, monkeypatch):
+    device = find_device(client.address(no_room("size=100k") / "there"))
+    names = sent(device, monkeypatch)
+    write_small_onnx(work / "model.onnx", width=64)
+    with pytest.raises(OutOfResource, match=r"are to be sent, and 0\.1 MB are free"):
+        device.run(work, job(work), timeout_s=60)
+    assert names == []
+    device.connection.close()
+
+
+def test_a_device_that_fills_up_keeps_no_half_file(client, work, no_room):
+    folder = no_room("size=100k") / "there"
+    device = find_device(client.address(folder))
+    path = work / "large.bin"
+    path.write_bytes(os.urandom(300_000))
+    with pytest.raises(OutOfResource, match="No space left on device"):
+        device.connection.request("put", timeout_s=30, contents=[path], files=[(sha256(path), 300_000)])
+    assert not list(folder.glob("store/*"))
+    device.connection.close()
+
+
+def test_a_device_that_cannot_be_written(client, work, no_room):
+    device = find_device(client.address(no_room("ro") / "there"))
+    assert not device.look.writable
+    with pytest.raises(OutOfResource, match="Read-only file system") as caught:
+        device.run(work, job(work), timeout_s=60)
+    assert caught.value.exit_code == 6
+    assert "?folder=" in str(caught.value.fix)
+    device.connection.close()
+
+
+def test_a_python_without_packages_is_said_with_the_remedy(client, work, tmp_path, there):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    device = find_device(client.address(there, python=f"{tmp_path}/bare/bin/python"))
+    with pytest.raises(DeviceUnfit, match="no numpy and no onnxruntime") as caught:
+        device.run(work, job(work), timeout_s=60)
+    assert caught.value.exit_code == 3
+    assert f"{tmp_path}/bare/bin/python -m pip install numpy onnxruntime" in str(caught.value.fix)
+    assert not there.exists(), "nothing was sent"
+    device.connection.close()
+
+
+def test_no_python_at_all(client, there):
+    with pytest.raises(DeviceUnfit, match="there is no /nowhere/python3 to run") as caught:
+        _ = find_device(client.address(there, python="/nowhere/python3")).look
+    assert "apt install python3" in str(caught.value.fix)
+
+
+@pytest.mark.skipif(not PYTHON36.exists(), reason="no Python 3.6 on this machine")
+def test_the_oldest_python_understands_us(client, there):
+    device = find_device(client.address(there, python=str(PYTHON36)))
+    assert device.look.host.versions["python"].startswith("3.6.")
+    device.connection.close()
+
+
+# ---------------------------------------------------------------------------------------------- nobody answers
+
+
+def refusal(address):
+    with pytest.raises(DeviceUnreachable) as caught:
+        _ = find_device(address).look
+    assert caught.value.exit_code == 5
+    assert caught.value.fix
+    return caught.value
+
+
+def test_nobody_listens(client, there):
+    error = refusal(client.address(there).replace(f":{client.port}", ":1"))
+    assert "Connection refused" in error.what
+
+
+def test_a_name_that_nobody_has(client):
+    assert "resolve" in refusal("ssh://me@board.invalid").what
+
+
+def test_an_unknown_host_key(client, there):
+    client.know(None)
+    error = refusal(client.address(there))
+    assert "not known" in error.what
+    assert f"ssh -p {client.port}" in str(error.fix)
+
+
+def test_a_changed_host_key(client, there):
+    client.know(client.folder / "host2.pub")
+    error = refusal(client.address(there))
+    assert "host key has changed" in error.what
+    assert "ssh-keygen -R" in str(error.fix)
+
+
+def test_a_key_that_is_not_let_in(client, there):
+    client.configure(f"Host *\n  IdentityFile {client.folder}/host2\n")
+    (client.folder / "authorized_keys").rename(client.folder / "aside")
+    try:
+        error = refusal(client.address(there))
+    finally:
+        (client.folder / "aside").rename(client.folder / "authorized_keys")
+    assert "does not let us in" in error.what
+    assert "ssh-copy-id" in str(error.fix)
+
+
+def test_a_connection_that_does_not_come_back(device, client, work, there, monkeypatch):
+    monkeypatch.setattr(ssh_module, "PATIENCE_S", 1.0)
+    result = in_background(lambda: device.run(work, job(work, seconds=1.5), timeout_s=60))
+    run = running(there)
+    client.configure("Match all\n  ProxyCommand false\n")  # nothing answers any more
+    client.cut()
+    with pytest.raises(DeviceUnreachable, match="did not come back") as caught:
+        result()
+    assert "run the same command again" in str(caught.value.fix)
+    until(lambda: (run / "exit.json").exists())
