@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from .errors import BadNetwork, UnknownName
-from .records import Accuracy, Artifact, Candidate, Precision, PriceTable, Receipt, Recipe, Role
+from .records import Accuracy, Artifact, Candidate, Host, Precision, PriceTable, Receipt, Recipe, Role
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,10 +146,14 @@ class Device(Protocol):
 
     name: str
 
+    def host(self, kind: str = "cpu") -> Host:
+        """The machine; ``kind`` is the target it stands for. Raises `DeviceUnreachable`, `DeviceUnfit`."""
+        ...
+
     def run(self, folder: Path, job: Mapping[str, Any], *, timeout_s: float) -> Path:
         """Run the runner over ``job`` (the job file's content, paths relative to ``folder``); the result file comes back.
 
-        Raises `DeviceUnreachable`, `OutOfResource`, `VerificationFailed`.
+        Raises `BadArtifact`, `VerificationFailed`, `DeviceUnreachable`, `DeviceUnfit`, `OutOfResource` (`DeviceBusy`).
         """
         ...
 

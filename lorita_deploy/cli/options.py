@@ -36,7 +36,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "lr": "Learning rate  [default: the recipe's]",
         "weight_decay": "What makes weights low-rank; 0 switches the method off  [default: the recipe's]",
         "seed": "Of every random number.",
-        "device": "Where torch computes: auto, cpu or cuda.",
+        "torch_device": "Where torch computes: auto, cpu or cuda.",
     },
     "What to keep, what to gain": {
         "max_drop": "Points of validation accuracy that may be lost: 0.5 is one image in 200.",
@@ -45,6 +45,8 @@ SECTIONS: dict[str, dict[str, str]] = {
         "objective": "What is made small.",
         "criterion": "How the loss of a cut is predicted.",
         "plan": "Use this plan (a plan.json, perhaps edited) instead of searching one.",
+        "device": "Where times are taken: local, or the board itself over SSH, ssh://user@host (see docs/devices.md).",
+        "receipt": "Better the prices by this receipt.json, which a board wrote for the bundle built before.",
         "layer_times": "Use this price table (a prices.json measured on the target).",
         "trust_times": "Take --layer-times even from another host or runtime version.",
         "recover_epochs": "Epochs of distillation from the dense network after compressing.",

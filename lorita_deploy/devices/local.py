@@ -12,7 +12,8 @@ from typing import Any
 
 from .. import bundle
 from ..errors import BadArtifact, DeviceUnreachable, LoritaDeployError, OutOfResource, VerificationFailed
-from ..records import write_atomically
+from ..records import Host, write_atomically
+from ..targets import this_host
 
 RUNNER = Path(bundle.__file__).with_name("run.py")
 _ERRORS: dict[int, type[LoritaDeployError]] = {2: BadArtifact, 4: VerificationFailed, 5: DeviceUnreachable, 6: OutOfResource}
@@ -22,6 +23,10 @@ class LocalDevice:
     """The machine that this program runs on."""
 
     name = "local"
+
+    def host(self, kind: str = "cpu") -> Host:
+        """This machine; ``kind`` is the target it stands for."""
+        return this_host(kind)
 
     def run(self, folder: Path, job: Mapping[str, Any], *, timeout_s: float) -> Path:
         """Run the runner over ``job``, which is kept in ``folder`` beside the result; returns the result file.

@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any
 from ..compress.calibrate import calibrate
 from ..compress.candidates import candidates
 from ..compress.recover import distill
-from ..devices.local import LocalDevice
 from ..networks import save_weights, survey
 from ..ports import Pricer
 from ..records import CandidateTable, CompressedRecord
-from ..targets import this_host
 from .context import Build, Stage
 from .exporting import export_dense
 from .folder import sha256_of
@@ -59,7 +57,7 @@ def _run_calibrate(build: Build) -> str:
 
 def _price_key(build: Build) -> dict[str, Any]:
     options = build.options
-    measured = {"host": build.host_key, "settings": build.settings.model_dump()} if build.local else {}
+    measured = {"host": build.host_key, "settings": build.settings.model_dump()} if build.on_target else {}
     return {
         "calibration": sha256_of(build.folder / "calibration.json"),
         "target": build.target.model_dump(),
@@ -92,19 +90,19 @@ def _pricer(build: Build) -> Pricer:
     if build.options.layer_times:
         from ..measure.layer_times import TablePricer
 
-        host = this_host() if build.local else None
+        host = build.board.host() if build.on_target else None
         return TablePricer(
             Path(build.options.layer_times), host=host, settings=build.settings, trust=build.options.trust_times, **common
         )
     workdir = build.folder / "pricing"
     dense = workdir / export_dense(build, workdir).path
-    if not build.local:
+    if not build.on_target:
         from ..measure.roofline import RooflinePricer
 
         return RooflinePricer(dense, batch=build.options.batch, **common)
     from ..measure.layer_times import MeasuredPricer
 
-    return MeasuredPricer(dense, device=LocalDevice(), settings=build.settings, progress=build.watch.progress, **common)
+    return MeasuredPricer(dense, device=build.board, settings=build.settings, progress=build.watch.progress, **common)
 
 
 # ---------------------------------------------------------------------------------------------- plan

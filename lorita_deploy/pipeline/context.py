@@ -14,9 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..devices.address import find_device
 from ..errors import BadNetwork, LoritaDeployError
 from ..networks import CompressedNetwork, load_weights
-from ..ports import Exporter, ModelSpec, Task, find_exporter, find_model
+from ..ports import Device, Exporter, ModelSpec, Task, find_exporter, find_model
 from ..records import (
     Accuracy,
     Artifact,
@@ -34,7 +35,7 @@ from ..records import (
     Recipe,
     Settings,
 )
-from ..targets import is_local, load_target, this_host
+from ..targets import is_local, load_target
 from .folder import BuildFolder
 from .options import DEFAULT_DATA, BuildOptions
 
@@ -51,7 +52,7 @@ TRAINED_HERE_SIZE = 64
 EVALUATION_BATCH = 128
 
 RUNTIME = "onnxruntime"
-"""What times artifacts here. A machine whose target runs another runtime is not measured by this one, but estimated."""
+"""What times artifacts on this machine. If its target runs another runtime, it is not measured by this one, but estimated."""
 
 
 class Watch:
@@ -90,7 +91,6 @@ class Build:
         self.watch = watch or Watch()
         self.folder = BuildFolder(options.folder)
         self.target = load_target(options.target)
-        self.local = is_local(self.target) and self.target.runtime == RUNTIME
         self.budget = options.budget
         self.own_model = model
         self.own_task = task
@@ -150,8 +150,8 @@ class Build:
         """Where torch computes."""
         import torch
 
-        if self.options.device != "auto":
-            return self.options.device
+        if self.options.torch_device != "auto":
+            return self.options.torch_device
         return "cuda" if torch.cuda.is_available() else "cpu"
 
     # ------------------------------------------------------------------------------------------ data
@@ -273,19 +273,39 @@ class Build:
 
         return max(limits.ir_version, int(onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", self.opset)])))
 
+    @cached_property
+    def board(self) -> Device:
+        """Where times are taken."""
+        return find_device(self.options.device)
+
+    @property
+    def here(self) -> bool:
+        """Whether that is this machine."""
+        return self.options.device == "local"
+
+    @cached_property
+    def on_target(self) -> bool:
+        """Whether these are the target's own times (a board that is not the target was refused before anything ran)."""
+        return not self.here or (is_local(self.target) and self.target.runtime == RUNTIME)
+
+    @property
+    def runtime(self) -> str:
+        """What times artifacts: the target's own runtime on a board."""
+        return RUNTIME if self.here else self.target.runtime
+
     @property
     def settings(self) -> Settings:
-        """How this machine's runtime is set while timing. One thread is the default for comparisons."""
+        """How that runtime is set while timing. One thread is the default for comparisons."""
         return Settings(
-            runtime=RUNTIME, threads=self.options.threads, graph_level="all", spinning=False, batch=self.options.batch
+            runtime=self.runtime, threads=self.options.threads, graph_level="all", spinning=False, batch=self.options.batch
         )
 
     @property
     def kind(self) -> str:
-        """What this machine is called in records of times measured here."""
-        return self.target.name if self.local else "cpu"
+        """What the timed machine is called in records."""
+        return self.target.name if self.on_target else "cpu"
 
     @property
     def host_key(self) -> str:
         """Changes when measured times would no longer hold."""
-        return hashlib.sha256(this_host().model_dump_json().encode()).hexdigest()
+        return hashlib.sha256(self.board.host().model_dump_json().encode()).hexdigest()

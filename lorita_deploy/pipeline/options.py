@@ -42,7 +42,7 @@ class BuildOptions(Part):
     lr: float | None = Field(default=None, gt=0)
     weight_decay: float | None = Field(default=None, ge=0)
     seed: int = 0
-    device: str = "auto"
+    torch_device: str = "auto"
 
     max_drop: float | None = Field(default=None, ge=0)
     max_latency: str | None = None
@@ -50,7 +50,11 @@ class BuildOptions(Part):
     objective: Literal["latency", "macs", "params"] = "latency"
     criterion: Literal["whitened", "svd", "paper"] = "whitened"
     plan: str | None = None
+    device: str = "local"
+    """Where times are taken: this machine, or ``ssh://user@host``."""
     layer_times: str | None = None
+    receipt: str | None = None
+    """Of this build's artifacts, from a board that no connection leads to: its plan is made again, with better prices."""
     trust_times: bool = False
     recover_epochs: int = Field(default=0, ge=0)
     require_speedup: float | None = Field(default=None, gt=0)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from ..compress.plan import Solution, check_plan, make_plan, solve
 from ..compress.rewrite import rewrite
-from ..devices.local import LocalDevice
 from ..measure.latency import race
 from ..records import Accuracy, Candidate, Choice, LatencyRatio, LayerTime, Plan, Prediction, PriceTable, Probe, Receipt
 from .exporting import export, export_dense
@@ -59,11 +58,11 @@ class _Planning:
         predictions: list[Prediction] = []
         probes: list[Probe] = []
         notes: list[str] = []
-        for _ in range(ROUNDS if build.local else 1):
+        for _ in range(ROUNDS if build.on_target else 1):
             solution, found = self._solve(prices)
             probes += [probe for probe in found if probe not in probes]
             changed = _changed(solution)
-            if not build.local or not changed or _shape(changed) in self.races:
+            if not build.on_target or not changed or _shape(changed) in self.races:
                 break
             measured = self.races[_shape(changed)] = draft_race(build, changed)
             prediction = Prediction(predicted_us=solution.predicted_us, measured_us=measured.ratio * prices.network_us)
@@ -136,7 +135,7 @@ def draft_race(build: Build, changed: Sequence[Choice]) -> LatencyRatio:
     shutil.rmtree(folder, ignore_errors=True)
     build.watch.progress(0, 1, "racing a draft")
     artifacts = (export(build, rewritten(build, changed), "compressed", folder, metadata={}), export_dense(build, folder))
-    receipt = race(LocalDevice(), folder, artifacts, settings=build.settings, max_seconds=DRAFT_SECONDS, kind=build.kind)
+    receipt = race(build.board, folder, artifacts, settings=build.settings, max_seconds=DRAFT_SECONDS, kind=build.kind)
     receipt.save(kept)
     shutil.rmtree(folder, ignore_errors=True)
     return receipt.ratios[0]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..devices.look import require_runtime, require_target
+from ..devices.ssh import SshDevice
 from ..errors import BadTarget, ExporterUnavailable, LoritaDeployError
 
 if TYPE_CHECKING:
@@ -12,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def preflight(build: Build) -> None:
-    """Raises `LoritaDeployError` for files that are not there, and for what target or exporter cannot do."""
+    """Raises `LoritaDeployError` for files that are not there, and for what target, exporter or device cannot do."""
     options, limits = build.options, build.target.limits
-    for name in ("checkpoint", "calibration", "plan", "layer_times"):
+    for name in ("checkpoint", "calibration", "plan", "layer_times", "receipt"):
         given = getattr(options, name)
         if given is not None and not Path(given).exists():
             spelled = "--" + name.replace("_", "-")
@@ -41,3 +43,6 @@ def preflight(build: Build) -> None:
     if problems:
         raise ExporterUnavailable(f"the {build.exporter.name} exporter cannot run here: {'; '.join(problems)}")
     _ = build.budget  # two budgets are refused here
+    if isinstance(build.board, SshDevice):
+        require_target(build.board.look, build.target, build.board.name)
+        require_runtime(build.board.look, build.runtime, build.board.name)

@@ -39,7 +39,7 @@ def gather(build: Build) -> BuildReport:
         shipped=shipped,
         artifact="model.onnx",
         headline="",
-        estimated_ratio=None if build.local else plan.predicted_us / plan.dense_us,
+        estimated_ratio=None if build.on_target else plan.predicted_us / plan.dense_us,
         accuracy=build.fidelity.accuracy,
         validation={"dense": build.validation(), "compressed": compressed.accuracy[0]},
         params=(dense.params, dense.params if is_dense else compressed.params),
@@ -48,7 +48,7 @@ def gather(build: Build) -> BuildReport:
         fidelity=build.fidelity.checks,
         plan=plan,
         receipt=receipt,
-        host=this_host(build.kind),
+        host=this_host(build.kind if build.here else "cpu"),
         stages=stages,
         left_alone=dense.left_alone,
         notes=tuple(build.notes),
@@ -65,17 +65,17 @@ def _missed(build: Build, report: BuildReport) -> Iterator[str]:
     required, budget, race = build.options.require_speedup, report.plan.budget, report.receipt.ratios[0]
     dense_ships = report.shipped == "dense"
     found = "the dense network ships" if dense_ships else words.speed(race)
-    if required is not None and not build.local:
+    if required is not None and not build.on_target:
         yield f"a speed-up of {required:g}x was required, but no time on {report.target} is measured here"
     elif required is not None and (dense_ships or race.speedup < required):
         yield f"a speed-up of {required:g}x was required: {found}"
-    if budget.speedup is not None and build.local and (1.0 if dense_ships else 1 / race.ci95[0]) < budget.speedup:
+    if budget.speedup is not None and build.on_target and (1.0 if dense_ships else 1 / race.ci95[0]) < budget.speedup:
         yield f"a speed-up of {budget.speedup:g}x was asked for: {found}"
     if budget.max_latency_ms is not None:
-        times = {each.name: each.median_ci95_ms[0] for each in report.receipt.series} if build.local else {}
+        times = {each.name: each.median_ci95_ms[0] for each in report.receipt.series} if build.on_target else {}
         fastest_ms = times.get(report.shipped, report.plan.predicted_us / 1e3)
         if fastest_ms > budget.max_latency_ms:
-            took = f"{words.number(fastest_ms)} ms" if build.local else "more than that"
+            took = f"{words.number(fastest_ms)} ms" if build.on_target else "more than that"
             yield f"at most {budget.max_latency_ms:g} ms were asked for: {took}, {report.provenance}"
 
 

@@ -7,7 +7,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from ..bundle.manifest import npz, pack, write_bundle
-from ..devices.local import LocalDevice
 from ..measure.accuracy import artifact_accuracy
 from ..measure.fidelity import TOLERANCE, require_passed, verify
 from ..measure.latency import race
@@ -142,7 +141,7 @@ def _bench_key(build: Build) -> dict[str, Any]:
 
 def _run_bench(build: Build) -> str:
     receipt = race(
-        LocalDevice(),
+        build.board,
         build.folder.path,
         build.artifacts,
         baseline="dense",
@@ -155,7 +154,7 @@ def _run_bench(build: Build) -> str:
     winner = next(artifact for artifact in build.artifacts if artifact.role == role)
     write_atomically(build.folder / "model.onnx", (build.folder / winner.path).read_bytes())
     found = receipt.ratios[0]
-    return f"{words.speed(found)} here (cpu); ships the {role} network"
+    return f"{words.speed(found)} {'here (cpu)' if build.here else f'on {build.board.name}'}; ships the {role} network"
 
 
 def decide(build: Build, receipt: Receipt) -> Role:
@@ -163,7 +162,7 @@ def decide(build: Build, receipt: Receipt) -> Role:
     is not, the bundle carries both and the board decides."""
     if not build.plan.changed():
         return "dense"
-    if build.local and not receipt.ratios[0].never_slower:
+    if build.on_target and not receipt.ratios[0].never_slower:
         return "dense"
     return "compressed"
 

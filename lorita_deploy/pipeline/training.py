@@ -124,7 +124,7 @@ def _run_train(build: Build) -> str:
         scratch,
         evaluate=evaluate,
         model_name=build.spec.name,
-        device=build.options.device,
+        device=build.options.torch_device,
         on_progress=build.watch.progress,
     )
     save_weights(trained.module, build.folder / "trained.safetensors")
