@@ -98,6 +98,14 @@ class Target(Part):
         """``board@profile``, or the bare name."""
         return f"{self.name}@{self.profile.name}" if self.profile else self.name
 
+    def ir_version_for(self, opset: int) -> int:
+        """The target's own; for a newer opset than it is usually given, the least IR version that this opset needs."""
+        if opset <= self.limits.opset:
+            return self.limits.ir_version
+        import onnx
+
+        return max(self.limits.ir_version, int(onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])))
+
 
 def load_target(name: str) -> Target:
     """The target ``name``, ``name@profile``, or the one in the file ``name``. Raises `UnknownName`, `BadTarget`."""

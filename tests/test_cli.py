@@ -342,7 +342,7 @@ def test_json_is_nothing_but_json(path):
 
 
 def test_doctor_offers_a_remedy_for_what_is_missing(monkeypatch):
-    monkeypatch.setattr("lorita_deploy.doctor.requires", lambda name: ["torch>=2", "no-such-package-here>=3"])
+    monkeypatch.setattr("lorita_deploy.doctor.machine.requires", lambda name: ["torch>=2", "no-such-package-here>=3"])
     page = invoke("doctor", "--json")
     assert page.exit_code == 3
     missing = [finding for finding in json.loads(page.stdout)["findings"] if finding["state"] == "missing"]

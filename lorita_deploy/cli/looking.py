@@ -49,8 +49,9 @@ def inspect(screen: Screen, path: Path, target: str | None) -> None:
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("build"), help="Where a build would write.")
+@click.option("-t", "--target", help="Also say whether this machine is that device and runs its profile's software.")
 @with_screen
-def doctor(screen: Screen, out: Path) -> None:
+def doctor(screen: Screen, out: Path, target: str | None) -> None:
     """Look whether this machine is fit to build on.
 
     Every problem comes with a remedy. Exits with code 3 where something a build needs is missing.
@@ -58,10 +59,11 @@ def doctor(screen: Screen, out: Path) -> None:
     \b
     Example:
       lorita-deploy doctor
+      lorita-deploy doctor --target jetson-orin-nano@jp6.2
     """
-    from ..doctor import check_machine
+    from ..doctor.machine import check_machine
 
-    health = check_machine(out)
+    health = check_machine(out, target_files.load_target(target) if target else None)
     screen.show(health, facts.health(health))
     if any(finding.state == "missing" for finding in health.findings):
         click.get_current_context().exit(UNFIT)

@@ -1,4 +1,4 @@
-"""Is this machine fit to build on, and is it the target it should be?"""
+"""Is this machine fit to build on?"""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from .ports import EXPORTERS, find_exporter, names
-from .records import Finding, Health
-from .targets import all_targets, is_local, this_host
+from ..ports import EXPORTERS, find_exporter, names
+from ..records import Finding, Health
+from ..targets import Target, all_targets, is_local, this_host
+from .stack import check_stack, this_machine
 
 OLDEST_PYTHON = (3, 11)
 LEAST_MEMORY_BYTES = 4 * 2**30
@@ -20,9 +21,14 @@ LEAST_MEMORY_BYTES = 4 * 2**30
 LEAST_DISK_BYTES = 2 * 2**30
 
 
-def check_machine(folder: Path | None = None) -> Health:
-    """Everything a build here would depend on; ``folder`` is where it would write."""
+def check_machine(folder: Path | None = None, target: Target | None = None) -> Health:
+    """Everything a build here would depend on; ``folder`` is where it would write.
+
+    With a ``target``, also whether this machine is that target and runs its profile's software.
+    """
     findings = [*_python(), *_packages(), *_resources(folder or Path()), *_cuda(), *_exporters(), *_targets()]
+    if target is not None:
+        findings += check_stack(this_machine(), target)
     return Health(host=this_host(), findings=tuple(findings))
 
 
