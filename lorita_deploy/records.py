@@ -1078,6 +1078,20 @@ class CheckpointSummary(Document):
     metadata: dict[str, str]
 
 
+class MachineFacts(Part):
+    """What a machine says of itself, as far as it decides which target it is and what it can load."""
+
+    architecture: str
+    """As ``uname -m`` prints it."""
+    board: str
+    """Its device tree's model; empty on other machines."""
+    cuda: bool
+    versions: dict[str, str]
+    """``python``, ``tensorrt``, ``onnxruntime``, ``cuda``, ...: what is installed, name to version."""
+    l4t: str | None = None
+    """Release of Jetson Linux, such as ``36.4.3``; None on other machines, or where nobody asked."""
+
+
 class Quantization(Part):
     """The QuantizeLinear and DequantizeLinear nodes of an ONNX file."""
 
