@@ -265,13 +265,7 @@ class Build:
 
     @property
     def ir_version(self) -> int:
-        """The target's; where --opset asks for more than the target is usually given, the least that this opset needs."""
-        limits = self.target.limits
-        if self.opset <= limits.opset:
-            return limits.ir_version
-        import onnx
-
-        return max(limits.ir_version, int(onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", self.opset)])))
+        return self.target.ir_version_for(self.opset)
 
     @cached_property
     def board(self) -> Device:
