@@ -139,5 +139,6 @@ class Browser:
 
     def printed(self, path):
         """Write the page as a PDF, A4."""
+        self.show_as("light", "print")
         found = self.call("Page.printToPDF", printBackground=True, paperWidth=8.27, paperHeight=11.69, preferCSSPageSize=True)
         Path(path).write_bytes(base64.b64decode(found["data"]))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..measure.fidelity import TOLERANCE
 from ..records import BuildReport, Role, write_atomically
-from ..report import html, markdown, words
+from ..report import markdown, page, words
 from ..targets import this_host
 from .ledger import ledger
 
@@ -20,7 +20,7 @@ def write_report(build: Build) -> BuildReport:
     report = gather(build)
     report.save(build.folder / "report.json")
     write_atomically(build.folder / "report.md", markdown.render(report).encode())
-    write_atomically(build.folder / "report.html", html.render(report).encode())
+    write_atomically(build.folder / "report.html", page.render(report).encode())
     return report
 
 

@@ -9,7 +9,7 @@ from . import svg, words
 from .times import TimeUnit, receipt_unit
 
 LEFT, RIGHT = 12.0, 12.0
-RIDGE, GAP, TOP, BOTTOM = 74.0, 34.0, 30.0, 48.0
+RIDGE, GAP, TOP, BOTTOM = 74.0, 34.0, 30.0, 54.0
 BINS = 72
 BEYOND = 0.995
 """The slowest calls, beyond this share, are counted in words; they would squeeze the rest."""

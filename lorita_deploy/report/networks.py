@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..forms import form
-from ..records import Candidate, Choice, CollapsedRecord, Geometry, Layer, LeftAlone, Plan, PriceTable, TrainRecord
+from ..records import (
+    Candidate,
+    Choice,
+    CollapsedRecord,
+    Geometry,
+    Layer,
+    LeftAlone,
+    Plan,
+    PriceTable,
+    TrainingForecast,
+    TrainRecord,
+)
 from . import words
 from .table import Table
 
@@ -121,6 +132,24 @@ def training(record: TrainRecord) -> Table:
     ]
     title = f"{record.model}, N = {record.recipe.depth}, {len(record.factored)} layers factored, on {record.device}"
     return Table(title, (">epoch", ">loss", "validation", ">rank kept", ">images/s"), tuple(rows), "* best by validation")
+
+
+def forecast(found: TrainingForecast) -> Table:
+    """What a training will take."""
+    rows = (
+        ("parameters", f"{found.params:,}, trained as {found.trained_params:,}"),
+        ("peak memory", f"{words.megabytes(found.peak_memory_bytes)}, on {found.device}"),
+        ("images/s", f"{found.images_per_s:,.0f}"),
+        ("one epoch", f"{_duration(found.epoch_s)}, {found.steps_per_epoch:,} steps"),
+        ("all epochs", f"{_duration(found.total_s)}, {found.epochs} epochs"),
+    )
+    return Table(f"{found.model}, forecast from a few steps", ("", ""), rows)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def left_alone(layers: Iterable[LeftAlone]) -> Table:

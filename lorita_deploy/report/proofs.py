@@ -91,7 +91,7 @@ def ledger(report: BuildReport) -> Table:
 def _error(step: LedgerStep, value: float | None, missing: str) -> str:
     if value is None:
         return missing
-    return f"{value:.2f} points" if step.unit == "points" else f"{value:.1e}"
+    return f"{value:.2f} points" if step.unit == "points" else f"{value:.1e}" if value else "0"
 
 
 def comparison(found: Comparison) -> Table:

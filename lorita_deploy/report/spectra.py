@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,13 +37,15 @@ def spectra(report: BuildReport) -> list[Spectrum]:
 def floor(found: Sequence[Spectrum]) -> float:
     """The whole decade at which the pictures end, the same in all of them so that they can be compared."""
     least = min((min(each.layer.spectrum) / each.layer.spectrum[0] for each in found), default=1.0)
-    lowest = 0.1
-    while lowest > max(least, FLOOR) and lowest > FLOOR:
-        lowest /= 10
-    return lowest
+    return float(10.0 ** min(-1, math.floor(math.log10(max(least, FLOOR)))))
 
 
-def picture(found: Spectrum, bottom: float) -> str:
+def names(found: Sequence[Spectrum]) -> dict[str, str]:
+    """What is written over each picture."""
+    return svg.distinct([each.layer.name for each in found], WIDTH - 4)
+
+
+def picture(found: Spectrum, name: str, bottom: float) -> str:
     """Singular values over the largest, on a logarithmic scale, over their number; what is kept is filled."""
     values = [max(value / found.layer.spectrum[0], bottom) for value in found.layer.spectrum]
     x = svg.Scale(0, len(values), LEFT, WIDTH - RIGHT)
@@ -50,7 +53,7 @@ def picture(found: Spectrum, bottom: float) -> str:
     base = HEIGHT - BOTTOM
     kept = found.cut if found.cut is not None else len(values)
     becomes = "stays dense" if found.cut is None else f"cut at rank {found.cut}"
-    parts = [svg.label(2, 13, svg.shortened(found.layer.name, WIDTH - 4), "start", "name")]
+    parts = [svg.label(2, 13, svg.shortened(name, WIDTH - 4), "start", "name")]
     for value in (bottom, 1.0):
         parts += [svg.line(LEFT, y(value), WIDTH - RIGHT, y(value), "grid")]
         parts += [svg.label(LEFT - 4, y(value) + 4, svg.tick_text(value), "end", "tick small")]
@@ -64,7 +67,7 @@ def picture(found: Spectrum, bottom: float) -> str:
         parts.append(svg.line(x(kept), TOP - 2, x(kept), base, "cut"))
         near_right = x(kept) + svg.text_width(str(kept)) + 6 > WIDTH - RIGHT
         parts.append(
-            svg.label(x(kept) + (-4 if near_right else 4), TOP + 10, str(kept), "end" if near_right else "start", "cut-text")
+            svg.label(x(kept) + (-4 if near_right else 4), base - 6, str(kept), "end" if near_right else "start", "cut-text")
         )
     parts.append(svg.line(LEFT, base, WIDTH - RIGHT, base, "axis"))
     parts.append(svg.label(LEFT, HEIGHT - 6, "1", "middle", "tick small"))

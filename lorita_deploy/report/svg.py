@@ -7,12 +7,13 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from . import words
 
 TEXT = 12
 """Font size in charts, in the units of their width (a unit is a pixel where the chart has its natural width)."""
-GLYPH = 0.56
+GLYPH = 0.6
 """Mean width of a character over the font size, on the safe side for sans-serif faces."""
 
 _PATH = re.compile(r"(?<![\w/.:])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+-]+){2,}")
@@ -89,6 +90,27 @@ def shortened(said: str, room: float, size: float = TEXT) -> str:
         return said
     tail = (most - 1) * 2 // 3
     return f"{said[: most - 1 - tail]}…{said[len(said) - tail :]}"
+
+
+def distinct(names: Sequence[str], room: float, size: float = TEXT) -> dict[str, str]:
+    """What to write for each of ``names``: where not all of them fit into ``room``, without the beginning and the end that
+    they have in common, so that what tells them apart is left."""
+    if len(names) < 2 or max(text_width(name, size) for name in names) <= room:
+        return {name: name for name in names}
+    before, after = _common(names), _common([name[::-1] for name in names])[::-1]
+    head = max(before.rfind(sign) for sign in "._") + 1
+    tail = min((place for sign in "._" if (place := after.find(sign)) >= 0), default=len(after))
+    end = len(after) - tail
+    begun = {name: f"…{name[head:]}" if head else name for name in names}
+    if max(text_width(said, size) for said in begun.values()) <= room or not end:
+        return begun
+    return {name: f"{said[:-end]}…" for name, said in begun.items()}
+
+
+def _common(names: Sequence[str]) -> str:
+    """The letters that all begin with."""
+    same = takewhile(lambda signs: len(set(signs)) == 1, zip(*names, strict=False))
+    return "".join(signs[0] for signs in same)
 
 
 # ---------------------------------------------------------------------------------------------- scales
@@ -172,7 +194,10 @@ def x_axis(scale: Scale, top: float, bottom: float, title: str, *, most: int = 7
             parts.append(label(x, bottom + 16, said, "middle", "tick"))
             last = x
     parts.append(line(scale.start, bottom, scale.end, bottom, "axis"))
-    parts.append(label((scale.start + scale.end) / 2, bottom + 35, title, "middle", "axis-title"))
+    # Between the ends of the axis, in two lines where one is too long for it.
+    head, _, tail = title.rpartition(", ") if text_width(title) > scale.end - scale.start else ("", "", title)
+    for place, said in enumerate(filter(None, (head, tail))):
+        parts.append(label((scale.start + scale.end) / 2, bottom + 34 + 15 * place, said, "middle", "axis-title"))
     return "".join(parts)
 
 

@@ -7,7 +7,7 @@ from . import svg, words
 from .times import TimeUnit, measured_us, plan_unit
 
 HEIGHT = 380.0
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 16.0, 38.0, 48.0
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 16.0, 38.0, 54.0
 
 LEGEND = (
     ("dense", "dense network"),
@@ -29,65 +29,80 @@ def marks(report: BuildReport) -> tuple[str, ...]:
 
 def tradeoff(report: BuildReport, width: float) -> str:
     """Accuracy on the images the plan was judged by, over the time that was predicted for it."""
-    plan, unit = report.plan, plan_unit(report)
+    plan, unit, least = report.plan, plan_unit(report), _least_shown(report)
     dense, chosen = report.validation["dense"], report.validation["compressed"]
-    measured = measured_us(report)
-    right = width - RIGHT
-    times = [unit.of(plan.dense_us), unit.of(plan.predicted_us), *(unit.of(probe.predicted_us) for probe in plan.probes)]
-    if measured is not None:
-        times.append(unit.of(measured))
-    floor = None if plan.budget.max_drop is None else 100 * dense.value - plan.budget.max_drop
-    least = _least_shown(report)
+    measured, right, bottom = measured_us(report), width - RIGHT, HEIGHT - BOTTOM
+    times = [plan.dense_us, plan.predicted_us, measured or plan.dense_us, *(probe.predicted_us for probe in plan.probes)]
     shares = [_percent(dense), _percent(chosen), *(max(least, _percent(probe.accuracy)) for probe in plan.probes)]
-    x = svg.spread_scale(times, LEFT, right)
-    y = svg.Scale(*svg.span([*shares, *([] if floor is None else [floor])], 0.12), HEIGHT - BOTTOM, TOP)
+    floor = None if plan.budget.max_drop is None else 100 * dense.value - plan.budget.max_drop
+    x = svg.spread_scale([unit.of(us) for us in times], LEFT, right)
+    y = svg.Scale(*svg.span(shares if floor is None else [*shares, floor], 0.12), bottom, TOP)
+    names = _Names(right)
     parts = [
-        svg.x_axis(x, TOP, HEIGHT - BOTTOM, unit.axis, most=5 if width < 500 else 9),
-        svg.y_axis(y, LEFT, right, _judged(dense)),
+        svg.x_axis(x, TOP, bottom, unit.axis, most=5 if width < 500 else 9),
+        svg.y_axis(y, LEFT, right, names.taking(_judged(dense), 2, TOP - 12)),
     ]
-    if floor is not None:
-        parts.append(svg.line(LEFT, y(floor), right, y(floor), "budget"))
-        parts.append(svg.label(right - 4, y(floor) + 15, f"budget: {plan.budget.max_drop:g} points", "end", "budget-text"))
-    points = [(unit.of(plan.dense_us), _percent(dense))]
-    points += [
-        (unit.of(each.predicted_us), _percent(each.accuracy)) for each in plan.probes if _percent(each.accuracy) >= least
-    ]
-    parts.append(svg.polyline([(x(time), y(share)) for time, share in _staircase(points, x.high)], "frontier"))
+    points = [(plan.dense_us, _percent(dense)), *((probe.predicted_us, _percent(probe.accuracy)) for probe in plan.probes)]
+    stairs = _staircase([(unit.of(us), share) for us, share in points if share >= least], x.high)
+    parts.append(svg.polyline([(x(time), y(share)) for time, share in stairs], "frontier"))
     for probe in plan.probes:
         shape = _shape(probe, least)
-        at_y = HEIGHT - BOTTOM - 10 if shape == "below" else y(_percent(probe.accuracy))
+        at_y = bottom - 10 if shape == "below" else y(_percent(probe.accuracy))
         tip = f"{words.times(plan.dense_us / probe.predicted_us)} predicted, {words.right(probe.accuracy)}"
         parts.append(svg.mark(shape, x(unit.of(probe.predicted_us)), at_y, tip))
-    dense_at = x(unit.of(plan.dense_us)), y(_percent(dense))
-    parts.append(_named("dense", "dense", *dense_at, right, words.right(dense)))
-    at = x(unit.of(plan.predicted_us)), y(_percent(chosen))
-    below = abs(at[1] - dense_at[1]) < 20 and dense_at[0] - at[0] < 150  # there the names would meet
-    gain = words.times(plan.dense_us / plan.predicted_us)
-    if measured is None:
-        said = f"chosen, {gain} {plan.provenance}"
-        parts.append(_named("predicted", said, *at, right, words.right(chosen), below))
-    else:
-        assert report.receipt is not None
-        parts.append(svg.mark("predicted", *at, f"predicted {gain}, {words.right(chosen)}"))
+    at = x(unit.of(plan.dense_us)), y(_percent(dense))
+    parts += [svg.mark("dense", *at, words.right(dense)), names.put("dense", *at)]
+    at, gain = (x(unit.of(plan.predicted_us)), y(_percent(chosen))), words.times(plan.dense_us / plan.predicted_us)
+    parts.append(svg.mark("predicted", *at, f"predicted {gain}, {words.right(chosen)}"))
+    said = f"chosen, {gain} {plan.provenance}"
+    if measured is not None and report.receipt is not None:
         low, high = (x(unit.of(end * plan.dense_us)) for end in report.receipt.ratios[0].ci95)
-        if low >= LEFT and high <= right:
-            parts.append(svg.line(low, at[1], high, at[1], "interval"))
-        said = f"chosen, {words.times(report.receipt.ratios[0].speedup)} measured"
-        parts.append(_named("chosen", said, x(unit.of(measured)), at[1], right, words.right(chosen), below))
+        at, said = (x(unit.of(measured)), at[1]), f"chosen, {words.times(report.receipt.ratios[0].speedup)} measured"
+        parts.append(svg.line(max(low, LEFT), at[1], min(high, right), at[1], "interval"))
+        parts.append(svg.mark("chosen", *at, words.right(chosen)))
+    parts.append(names.put(said, *at))
+    if floor is not None:
+        parts.append(svg.line(LEFT, y(floor), right, y(floor), "budget"))
+        parts.append(
+            names.put(f"budget: {plan.budget.max_drop:g} points", right, y(floor), "budget-text", (15, -6), (right, LEFT))
+        )
     return svg.chart(width, HEIGHT, "Accuracy against time", _described(report, unit), *parts)
 
 
-def _named(shape: str, said: str, x: float, y: float, right: float, tip: str, below: bool = False) -> str:
-    """A mark with its name above (or below) it, within the picture."""
-    room = svg.text_width(said)
-    anchor = "middle"
-    if x + room / 2 > right:
-        x_text, anchor = right, "end"
-    elif x - room / 2 < LEFT:
-        x_text, anchor = LEFT + 3, "start"
-    else:
-        x_text = x
-    return svg.mark(shape, x, y, tip) + svg.label(x_text, y + (26 if below else -14), said, anchor, "name")
+class _Names:
+    """Puts names where they cover no other."""
+
+    def __init__(self, right: float) -> None:
+        self.right = right
+        self.taken: list[tuple[float, float, float]] = []
+        """(left end, right end, base line)"""
+
+    def taking(self, said: str, x: float, y: float) -> str:
+        """``said``, which will be written from ``x`` on by somebody else."""
+        self.taken.append((x, x + svg.text_width(said), y))
+        return said
+
+    def put(
+        self,
+        said: str,
+        x: float,
+        y: float,
+        class_: str = "name",
+        offsets: tuple[int, ...] = (-14, 26, -32),
+        others: tuple[float, ...] = (),
+    ) -> str:
+        """A label about ``x``, at the first free of ``offsets`` from ``y``; at one of ``others`` where there is none."""
+        half = svg.text_width(said) / 2
+        spots = [
+            (min(max(place, LEFT + half + 3), self.right - half - 3), y + off) for place in (x, *others) for off in offsets
+        ]
+        free = (spot for spot in spots if TOP - 4 <= spot[1] <= HEIGHT - BOTTOM - 4 and not self._covers(*spot, half))
+        middle, base = next(free, spots[0])
+        self.taken.append((middle - half, middle + half, base))
+        return svg.label(middle, base, said, "middle", class_)
+
+    def _covers(self, x: float, y: float, half: float) -> bool:
+        return any(abs(y - base) < 16 and x + half + 4 > left and x - half - 4 < right for left, right, base in self.taken)
 
 
 def _staircase(points: list[tuple[float, float]], end: float) -> list[tuple[float, float]]:

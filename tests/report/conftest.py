@@ -16,6 +16,7 @@ from lorita_deploy.records import (
     Host,
     Layer,
     LayerTime,
+    LedgerStep,
     LeftAlone,
     Plan,
     PriceTable,
@@ -183,7 +184,60 @@ def report(collapsed, plan, make_receipt):
         left_alone=collapsed.left_alone,
         notes=("a note of the build",),
         collapsed=collapsed,
+        ledger=(
+            LedgerStep(step="collapse", against="plain against factored", unit="relative", error=1e-7, budget=1e-3),
+            LedgerStep(
+                step="truncation",
+                against="cut against dense",
+                unit="points",
+                error=0.28,
+                budget=0.5,
+                accuracy=right(339, "validation"),
+            ),
+            LedgerStep(step="export", against="compressed.onnx against torch", unit="relative", error=2e-6, budget=1e-3),
+            LedgerStep(step="simplify", against="before and after onnxsim", unit="relative", error=0.0, budget=1e-3),
+            LedgerStep(step="engine", against="timed against golden", unit="relative", error=None, budget=1e-3),
+        ),
     )
+
+
+@pytest.fixture
+def large(report):
+    """A network of 120 layers with long names, most of them changed, and many probes."""
+    names = [f"encoder.layers.encoder_layer_{place}.self_attention.out_proj" for place in range(120)]
+    layers = tuple(
+        Layer(name=name, geometry=CONV, group=name, spectrum=tuple(0.9 ** (1 + place % 7) ** value for value in range(64)))
+        for place, name in enumerate(names)
+    )
+    choices = tuple(
+        Choice(layer=name, form="dense", k_in=32, k_out=64, rank=None, predicted_loss=0.0, us=9.0, dense_us=9.0)
+        if place % 5 == 0
+        else Choice(
+            layer=name,
+            form="pair",
+            k_in=32,
+            k_out=64,
+            rank=8,
+            predicted_loss=1e-4,
+            us=9.0 - place % 5,
+            dense_us=9.0 + place / 20,
+        )
+        for place, name in enumerate(names)
+    )
+    dense_us, us = (30.0 + sum(getattr(choice, field) for choice in choices) for field in ("dense_us", "us"))
+    probes = tuple(
+        Probe(
+            budget_us=us,
+            predicted_us=us + (dense_us - us) * place / 40,
+            predicted_loss=0.1,
+            accuracy=right(330 + place // 4, "validation"),
+            accepted=place > 30,
+        )
+        for place in range(40)
+    )
+    changes = {"choices": choices, "dense_us": dense_us, "predicted_us": us, "probes": probes}
+    plan = report.plan.model_copy(update=changes)
+    return report.model_copy(update={"plan": plan, "collapsed": report.collapsed.model_copy(update={"layers": layers})})
 
 
 @pytest.fixture
