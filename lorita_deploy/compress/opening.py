@@ -74,7 +74,7 @@ def open_attention(module: nn.Module, examples: Sequence[Tensor], *, seed: int =
 
 
 def _kind(part: nn.Module) -> str | None:
-    """ "torch" and "timm" for the kinds that can be opened, "other" for what else calls itself attention and has projections."""
+    """The kind of an attention: torch and timm can be opened; other is what else calls itself attention and has projections."""
     from torch import nn
 
     if type(part) is nn.MultiheadAttention:

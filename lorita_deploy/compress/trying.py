@@ -5,7 +5,6 @@ What is claimed of a network's structure comes from traces and from libraries th
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -49,9 +48,12 @@ def moved_copy(module: nn.Module, generator: torch.Generator) -> nn.Module:
 
 
 def sharing_copy(module: nn.Module) -> nn.Module:
-    """A copy whose tensors are the same objects: layers can be given other tensors, at no cost in memory."""
+    """A copy whose tensors are the same objects: layers can be given other tensors, at no cost in memory.
+
+    Raises `BadNetwork` when the network cannot be copied.
+    """
     shared = [*module.parameters(), *module.buffers()]
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in shared})
+    return duplicate(module, {id(tensor): tensor for tensor in shared})
 
 
 def varied(example: Tensor, generator: torch.Generator) -> Tensor:
