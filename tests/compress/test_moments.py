@@ -113,3 +113,57 @@ def test_a_zero_weight_has_no_loss_and_no_nan() -> None:
         assert best.loss_at_rank == (0.0,) * 7
         assert torch.isfinite(best.left).all()
         assert torch.isfinite(best.right).all()
+
+
+def wide_layer(k: int = 160, samples: int = 30) -> tuple[torch.Tensor, torch.Tensor, Moments]:
+    """Few calibration inputs for many outputs, as a wide classifier has them."""
+    draw = torch.Generator().manual_seed(3)
+    weight = torch.randn(k, 3 * k, generator=draw) / k**0.5
+    outputs = torch.randn(samples, 3 * k, generator=draw) @ weight.T
+    root = torch.randn(k, 12, generator=draw)
+    covariance = torch.cov(outputs.T.double(), correction=0)
+    return weight, outputs, Moments(outputs.mean(0), covariance.float(), root @ root.T, positions=1)
+
+
+def test_a_wide_layer_is_sketched_to_the_same_truncation(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, outputs, moments = wide_layer()
+    exact = truncation(weight, moments, "whitened")
+    monkeypatch.setattr("lorita_deploy.compress.moments.WIDE", 100)
+    monkeypatch.setattr("lorita_deploy.compress.moments._whitened", None)  # not the exact way
+    found = truncation(weight, moments, "whitened")
+    whole = exact.loss_at_rank[0]
+    assert len(found.loss_at_rank) == 161
+    assert found.loss_at_rank[160] == 0
+    assert all(after <= before for before, after in itertools.pairwise(found.loss_at_rank))
+    for rank in (0, 1, 5, 11, 20, 29, 35, 159):
+        assert found.loss_at_rank[rank] == pytest.approx(exact.loss_at_rank[rank], rel=1e-3, abs=2e-5 * whole)
+    # The weights are as good as the curve says, on the inputs themselves.
+    centred = (outputs - outputs.mean(0)).double()
+    G = moments.gradient.double()
+    G = G + DAMPING * G.diagonal().mean() * torch.eye(160)
+    for rank in (5, 20, 60):
+        error = centred - centred @ (found.left[:, :rank] @ found.right[:rank]).T
+        loss = 0.5 * float(((error @ G) * error).sum(1).mean())
+        assert loss == pytest.approx(found.loss_at_rank[rank], rel=1e-3, abs=2e-5 * whole)
+    torch.testing.assert_close(found.left @ found.right, torch.eye(160, dtype=torch.float64), rtol=0, atol=1e-4)
+
+
+def test_beyond_the_calibration_a_sketched_layer_of_low_rank_is_whole_at_that_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, _, _ = wide_layer()
+    draw = torch.Generator().manual_seed(4)
+    weight = torch.randn(160, 60, generator=draw) @ torch.randn(60, 480, generator=draw) / 60
+    outputs = torch.randn(30, 480, generator=draw) @ weight.T
+    moments = Moments(outputs.mean(0), torch.cov(outputs.T, correction=0), torch.eye(160), positions=1)
+    monkeypatch.setattr("lorita_deploy.compress.moments.WIDE", 100)
+    monkeypatch.setattr("lorita_deploy.compress.moments._whitened", None)
+    found = truncation(weight, moments, "whitened")
+    for rank, largest in ((62, 1.0), (72, 1e-4)):  # ten more than its rank: 40 leading directions, of which 29 vary
+        rest = (weight.double() - found.left[:, :rank] @ found.right[:rank] @ weight.double()).norm() / weight.norm()
+        assert rest < largest
+
+
+def test_a_wide_layer_whose_outputs_vary_in_all_directions_is_not_sketched(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, _, moments = wide_layer(samples=2000)
+    exact = truncation(weight, moments, "whitened")
+    monkeypatch.setattr("lorita_deploy.compress.moments.WIDE", 100)
+    assert truncation(weight, moments, "whitened").loss_at_rank == exact.loss_at_rank
