@@ -11,7 +11,7 @@ import hashlib
 import json
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,9 @@ class SshDevice:
         into = folder / str(job.get("result", "receipt.json"))
         return self._run(files, ["run.py", "--job", "job.json"], "result.json", into, keep=False, limit_s=timeout_s)
 
-    def run_bundle(self, folder: Path, result: Path, *, timeout_s: float) -> Path:
-        """Run the bundle in ``folder`` as a person would there, with its own runner; its receipt is written to ``result``.
+    def run_bundle(self, folder: Path, result: Path, *, arguments: Sequence[str] = (), timeout_s: float) -> Path:
+        """Run the bundle in ``folder`` as a person would there, with its own runner (``run.py`` and ``arguments``); its
+        receipt is written to ``result``.
 
         What the runner builds beside the bundle's files (engines) stays there for the next time. Raises what `run` raises,
         and `BadArtifact` for a bundle that is not as it was made, before anything is sent.
@@ -85,7 +86,7 @@ class SshDevice:
         names = [MANIFEST, *(file.path for file in manifest.files)]
         files = {name: folder / name for name in names}
         require_runtime(self.look, None, self.name)
-        return self._run(files, ["run.py"], "receipt.json", result, keep=True, limit_s=timeout_s)
+        return self._run(files, ["run.py", *arguments], "receipt.json", result, keep=True, limit_s=timeout_s)
 
     # ------------------------------------------------------------------------------------------ one run
 
@@ -187,7 +188,8 @@ def _failure(reply: Mapping[str, Any], limit_s: float, where: str) -> Exception 
     if reply["code"] is None:
         fix = "try again when the device is quiet"
         return DeviceUnreachable(f"the runner did not finish within {limit_s:.0f} s", where=where, fix=fix)
-    if reply["code"] or "result" not in reply:
+    # With a result, exit code 1 says that a deadline is missed: a result like any other.
+    if reply["code"] > 1 or reply["code"] < 0 or "result" not in reply:
         return runner_error(reply["code"] or 1, reply["err"], where=where)
     return None
 

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bundle.archive import is_plain
-from ..bundle.manifest import check_bundle
+from ..bundle.manifest import MANIFEST, check_bundle, unpack
 from ..devices.local import LocalDevice
+from ..devices.ssh import SshDevice
 from ..errors import BadArtifact, BadRecord, LoritaDeployError
 from ..measure.fidelity import TOLERANCE, compare_outputs, run_session
-from ..measure.latency import artifact_name, race
-from ..ports import find_exporter
-from ..records import Artifact, ArtifactList, BuildReport, Fidelity, FidelityReport, Receipt, Settings, schema_name
+from ..measure.latency import TIMEOUT_S, artifact_name, race
+from ..ports import Device, find_exporter
+from ..records import (
+    Artifact,
+    ArtifactList,
+    BuildReport,
+    Fidelity,
+    FidelityReport,
+    Receipt,
+    Settings,
+    schema_name,
+    write_atomically,
+)
+from .carried import require_same_artifacts
 from .folder import sha256_of
 
 if TYPE_CHECKING:
@@ -52,16 +65,39 @@ def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         ) from error
 
 
-def bench_again(folder: Path, *, threads: int | None = None) -> tuple[Receipt, Path]:
-    """Race the artifacts of ``folder`` again, set as the last race was; the new receipt and where it was written."""
+def bench_again(
+    path: Path, *, threads: int | None = None, device: Device | None = None, deadline_ms: float | None = None
+) -> tuple[Receipt, Path]:
+    """Race what ``path`` holds again on ``device``; the new receipt and where it was written.
+
+    A build folder is raced as it was the last time. A bundle (unpacked or packed) that goes to another machine is run there
+    by its own runner, as a person would run it. With ``deadline_ms`` (of a bundle), the runner says which network is the
+    most accurate one whose p99 is at most that. Raises what `held_artifacts` and `Device.run` raise.
+    """
+    device = device or LocalDevice()
+    folder = path.parent if path.is_file() else path
+    where = folder / f"receipt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
+    if path.is_file():
+        with tempfile.TemporaryDirectory(prefix="lorita-") as aside:
+            receipt, written = bench_again(unpack(path, Path(aside)), threads=threads, device=device, deadline_ms=deadline_ms)
+            write_atomically(where, written.read_bytes())
+        return receipt, where
     artifacts = held_artifacts(folder)
+    if isinstance(device, SshDevice) and threads is None and (folder / MANIFEST).exists():
+        more = () if deadline_ms is None else ("--deadline", str(deadline_ms))
+        return Receipt.load(device.run_bundle(folder, where, arguments=more, timeout_s=TIMEOUT_S)), where
+    if deadline_ms is not None:
+        raise LoritaDeployError(
+            "a deadline is judged by the bundle's own runner, on a device",
+            where="--deadline",
+            fix="give --device ssh://... and a bundle, or run python3 run.py --deadline MS in the bundle",
+        )
     settings = _settings(folder, artifacts)
     if threads is not None:
         settings = settings.model_copy(update={"threads": threads})
-    where = folder / f"receipt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
     golden = folder / "golden"
     receipt = race(
-        LocalDevice(),
+        device,
         folder,
         artifacts,
         settings=settings,
@@ -72,12 +108,28 @@ def bench_again(folder: Path, *, threads: int | None = None) -> tuple[Receipt, P
     return receipt, where
 
 
+def keep_receipt(file: Path, path: Path) -> tuple[Receipt, Path]:
+    """The receipt in ``file``, copied to the build folder or bundle ``path`` that it is of.
+
+    Raises `PlanMismatch` for a receipt of other artifacts, `BadRecord`, and what `held_artifacts` raises.
+    """
+    receipt = Receipt.load(file)
+    if path.is_file():
+        with tempfile.TemporaryDirectory(prefix="lorita-") as aside:
+            artifacts = held_artifacts(unpack(path, Path(aside)))
+    else:
+        artifacts = held_artifacts(path)
+    require_same_artifacts(receipt, artifacts, file)
+    stamp = "".join(letter for letter in receipt.started if letter.isalnum())
+    return receipt, receipt.save((path.parent if path.is_file() else path) / f"receipt-{stamp}.json")
+
+
 def held_artifacts(folder: Path) -> tuple[Artifact, ...]:
     """What a build folder or a bundle holds, every file checked against its hash.
 
     Raises `BadArtifact` for files that are missing, changed or lead out of the folder, `BadRecord`, `LoritaDeployError`.
     """
-    if (folder / "manifest.json").exists():
+    if (folder / MANIFEST).exists():
         return check_bundle(folder).artifacts
     if not (folder / "artifacts.json").exists():
         raise LoritaDeployError(

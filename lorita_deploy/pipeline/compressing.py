@@ -13,6 +13,7 @@ from ..compress.recover import distill
 from ..networks import save_weights, survey
 from ..ports import Pricer
 from ..records import CandidateTable, CompressedRecord
+from .carried import bettered
 from .context import Build, Stage
 from .exporting import export_dense
 from .folder import sha256_of
@@ -65,6 +66,7 @@ def _price_key(build: Build) -> dict[str, Any]:
         "opset": build.opset,
         "batch": options.batch,
         "layer_times": options.layer_times and sha256_of(Path(options.layer_times)),
+        "receipt": options.receipt and sha256_of(Path(options.receipt)),
         "trust": options.trust_times,
         **measured,
     }
@@ -75,6 +77,8 @@ def _run_price(build: Build) -> str:
     offered = candidates(build.collapsed.layers, build.calibration.record, multiple=multiple, precision=build.precision)
     CandidateTable(candidates=offered).save(build.folder / "candidates.json")
     table = _pricer(build).price(offered)
+    if build.options.receipt:
+        table = bettered(build, table, offered)
     table.save(build.folder / "prices.json")
     whole = f", dense {table.network_us / 1e3:.3g} ms" if table.provenance == "measured" else ""
     return f"{len(offered)} candidates, {table.provenance}{whole}"

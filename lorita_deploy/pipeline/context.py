@@ -38,6 +38,7 @@ from ..records import (
 from ..targets import is_local, load_target
 from .folder import BuildFolder
 from .options import DEFAULT_DATA, BuildOptions
+from .watch import Watch as Watch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,18 +54,6 @@ EVALUATION_BATCH = 128
 
 RUNTIME = "onnxruntime"
 """What times artifacts on this machine. If its target runs another runtime, it is not measured by this one, but estimated."""
-
-
-class Watch:
-    """Told how a build goes; every method may be left as it is."""
-
-    def stage_started(self, name: str) -> None: ...
-
-    def progress(self, done: float, total: float, text: str = "") -> None: ...
-
-    def stage_finished(self, name: str, seconds: float, line: str, cached: bool) -> None: ...
-
-    def note(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,99 @@
+"""A receipt that somebody carried here by hand: is it of these artifacts, and what does it teach about the prices?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import BadRecord, EnvironmentDiffers, LoritaDeployError, PlanMismatch
+from ..measure.latency import artifact_name
+from ..records import Artifact, ArtifactList, Candidate, Choice, LayerTime, Plan, Prediction, PriceTable, Receipt
+from ..targets import Target, matches
+from .planning import corrected
+
+if TYPE_CHECKING:
+    from .context import Build
+
+
+def require_same_artifacts(receipt: Receipt, artifacts: Iterable[Artifact], where: object) -> None:
+    """Raises `PlanMismatch` for a receipt of other artifacts (another model, or an earlier plan of this one)."""
+    expected = {artifact_name(artifact): artifact.sha256 for artifact in artifacts}
+    strange = [each.name for each in receipt.series if expected.get(each.name) != each.sha256]
+    if strange or not receipt.series:
+        raise PlanMismatch(
+            f"this receipt is of other artifacts: {', '.join(strange) or 'none'}",
+            where=where,
+            fix="give the receipt that the board wrote for this very bundle, or run the bundle there again",
+        )
+
+
+def require_same_target(receipt: Receipt, target: Target, where: object) -> None:
+    """Raises `EnvironmentDiffers` for a receipt from a machine that is not ``target``."""
+    host = receipt.host
+    if not matches(target, architecture=host.system.split()[-1], board=host.machine, cuda=target.identify.cuda):
+        raise EnvironmentDiffers(
+            f"this receipt was written on another machine than a {target.name}: {host.machine}",
+            where=where,
+            fix="run the bundle on the target, or say --trust-times",
+        )
+
+
+def bettered(build: Build, prices: PriceTable, candidates: Sequence[Candidate]) -> PriceTable:
+    """``prices`` corrected by the receipt that the build's options name: it measured the plan that lies in the folder.
+
+    Two numbers are learnt: what the dense network takes on the board, to which all prices are scaled; and what the planned
+    one takes, to which the forms that the plan chose are scaled. Provenance stays that of the prices. Raises
+    `PlanMismatch`, `EnvironmentDiffers`, `BadRecord`, `LoritaDeployError`.
+    """
+    path = Path(str(build.options.receipt))
+    receipt = Receipt.load(path)
+    if not (build.folder / "plan.json").exists() or not (build.folder / "artifacts.json").exists():
+        raise LoritaDeployError(
+            "there is no build here that a receipt could be of",
+            where=build.folder.path,
+            fix="build first, run the bundle on the board, then come back with its receipt",
+        )
+    require_same_artifacts(receipt, ArtifactList.load(build.folder / "artifacts.json").artifacts, path)
+    if not build.options.trust_times:
+        require_same_target(receipt, build.target, path)
+    medians_ms = {each.name: each.median_ms for each in receipt.series}
+    ratios = {each.candidate: each.ratio for each in receipt.ratios}
+    if "dense" not in medians_ms or "compressed" not in ratios:
+        raise BadRecord("this receipt has no race of compressed against dense", where=path, fix="run the bundle again")
+    plan = Plan.load(build.folder / "plan.json")
+    prices = scaled(prices, 1e3 * medians_ms["dense"] / prices.network_us)
+    changed = priced(plan.changed(), prices, candidates)
+    if changed:
+        predicted_us = prices.network_us + sum(choice.us - choice.dense_us for choice in changed)
+        found = Prediction(predicted_us=predicted_us, measured_us=ratios["compressed"] * prices.network_us)
+        prices = corrected(prices, candidates, changed, found)
+    method = f"{prices.method}; corrected by a race on {receipt.host.machine}, {receipt.started}"
+    return prices.model_copy(update={"method": method})
+
+
+def scaled(prices: PriceTable, factor: float) -> PriceTable:
+    """All of ``prices`` times ``factor``."""
+    times = tuple(LayerTime(candidate=each.candidate, us=each.us * factor, provenance=each.provenance) for each in prices.times)
+    whole = {"network_us": prices.network_us * factor, "rest_us": prices.rest_us * factor}
+    return prices.model_copy(update={"times": times, **whole})
+
+
+def priced(choices: Iterable[Choice], prices: PriceTable, candidates: Sequence[Candidate]) -> tuple[Choice, ...]:
+    """``choices`` at today's prices. Raises `PlanMismatch` where one of them is no longer on offer."""
+    us = {each.candidate: each.us for each in prices.times}
+    keys = {_form(candidate): candidate.key for candidate in candidates}
+    dense = {candidate.layer: candidate.key for candidate in candidates if candidate.form == "dense"}
+    found = []
+    for choice in choices:
+        if _form(choice) not in keys:
+            raise PlanMismatch(
+                f"what the plan made of {choice.layer} is no longer on offer", where="plan.json", fix="build again"
+            )
+        times = {"us": us[keys[_form(choice)]], "dense_us": us[dense[choice.layer]]}
+        found.append(choice.model_copy(update=times))
+    return tuple(found)
+
+
+def _form(each: Candidate | Choice) -> tuple[str, str, int, int, int | None]:
+    return (each.layer, each.form, each.k_in, each.k_out, each.rank)
