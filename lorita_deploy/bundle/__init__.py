@@ -2,4 +2,20 @@
 
 from __future__ import annotations
 
-RUNNER_FILES = ("run.py", "job.py", "clock.py", "runtimes.py", "machine.py")
+RUNNER_FILES = (
+    "run.py",
+    "job.py",
+    "clock.py",
+    "runtimes.py",
+    "machine.py",
+    "board.py",
+    "power.py",
+    "progress.py",
+    "prepare.py",
+    "race.py",
+    "layer_profile.py",
+    "engines.py",
+    "trt.py",
+    "trt_session.py",
+    "cuda_runtime.py",
+)

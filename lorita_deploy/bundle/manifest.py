@@ -3,7 +3,8 @@
 manifest.json     the `Manifest` record
 <role>.onnx       the artifacts, under the names they have in the build folder
 golden/           inputs.npz, outputs-<name>.npz: what the artifacts must reproduce
-run.py, ...       the runner: checks, verifies, races the artifacts, writes receipt.json
+run.py, ...       the runner: checks, builds, verifies, races the artifacts, writes receipt.json
+run.sh            the same for boards that have trtexec but no Python packages: checks, builds, times
 infer.py          classifies one image file
 README.txt
 """
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadArtifact, OutOfResource
-from ..records import Artifact, Manifest, ManifestFile, write_atomically
+from ..records import Accuracy, Artifact, Manifest, ManifestFile, write_atomically
 from . import RUNNER_FILES
 from .archive import TOP, is_plain, pack_files, unpack_files
 
@@ -34,17 +35,25 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 PROGRAMS = (*RUNNER_FILES, "infer.py")
-MADE_ON_THE_DEVICE = ("receipt*.json", "job-receipt*.json")
+TRTEXEC_RUNNER = "run.sh"
+MADE_ON_THE_DEVICE = ("receipt*.json", "job-receipt*.json", "verification*.json", "engines/*", "trtexec/*", "*.part")
 """Files that the runner leaves in an unpacked bundle (patterns)."""
 
 README = """\
 {model} for {target}, made by {producer}
 
-    python3 run.py              check every file, verify the outputs, time the networks against each other here,
-                                and say which is the faster one (writes receipt.json)
-    python3 infer.py IMAGE      classify an image file with it
+    python3 run.py                check every file, build engines where TensorRT is used, verify the outputs, time the networks
+                                  against each other here, and say which is the faster one (writes receipt.json)
+    python3 run.py --deadline 8   also name the most accurate network that is done within 8 ms in 99 of 100 calls
+    python3 run.py --verify-only  check, build and verify; no times (writes verification.json)
+    python3 infer.py IMAGE        classify an image file with the network to use here
+    sh run.sh                     for a board with trtexec and without numpy: check, build, time (writes trtexec/)
 
-Needs Python 3.6 or newer with numpy and onnxruntime; infer.py also needs pillow. Nothing is downloaded or sent.
+A run that was stopped goes on where it was when it is started again; engines/ and older receipts are kept.
+Times are steadier on a Jetson after `sudo jetson_clocks`; the power mode and the clocks are in the receipt.
+
+Needs Python 3.6 or newer with numpy, and either TensorRT 8.2 or newer (a Jetson's own python3 has it) or onnxruntime;
+infer.py also needs pillow. Nothing is downloaded or sent.
 """
 
 
@@ -62,11 +71,14 @@ def write_bundle(
     preprocessing: Mapping[str, Any],
     classes: Sequence[str],
     tolerance: float,
+    runtime: str = "onnxruntime",
+    accuracy: Mapping[str, Accuracy] | None = None,
 ) -> Manifest:
     """Fill the new or empty ``folder``; its manifest is written last, so that a bundle with one is whole.
 
     ``artifact_root`` is where the artifacts' paths start; ``golden_outputs`` are by artifact name (the role, or
-    ``<role>-rung<number>`` on the ladder). Raises `BadArtifact` when an artifact is no longer what it was exported as, or
+    ``<role>-rung<number>`` on the ladder), and so is ``accuracy``, which a deadline is weighed against. ``runtime`` is the
+    one that the runner takes where it can. Raises `BadArtifact` when an artifact is no longer what it was exported as, or
     the folder is in use, and `OutOfResource`.
     """
     if folder.exists() and any(folder.iterdir()):
@@ -77,12 +89,12 @@ def write_bundle(
     contents["golden/inputs.npz"] = npz(golden_inputs)
     for name, arrays in golden_outputs.items():
         contents[f"golden/outputs-{name}.npz"] = npz(arrays)
-    for name in PROGRAMS:
+    for name in (*PROGRAMS, TRTEXEC_RUNNER):
         contents[name] = (resources.files(__package__) / name).read_bytes()
     contents["README.txt"] = README.format(model=model, target=target, producer=producer).encode()
     for name, content in contents.items():
         write_atomically(folder / name, content)
-    for name in ("run.py", "infer.py"):
+    for name in ("run.py", "infer.py", TRTEXEC_RUNNER):
         (folder / name).chmod(0o755)
     manifest = Manifest(
         model=model,
@@ -97,6 +109,8 @@ def write_bundle(
         preprocessing=dict(preprocessing),
         classes=tuple(classes),
         tolerance=tolerance,
+        runtime=runtime,
+        accuracy=dict(accuracy or {}),
     )
     manifest.save(folder / MANIFEST)
     return manifest

@@ -1,276 +1,250 @@
 #!/usr/bin/env python3
 """THE way latency is measured: a script in a process of its own, on the board as in the library.
 
-    python3 run.py                   in a bundle: check, verify, race dense against compressed, write receipt.json
+    python3 run.py                   in a bundle: check, build, verify, race dense against compressed, write receipt.json
+    python3 run.py --deadline 8      and name the most accurate network whose p99 is at most 8 ms
+    python3 run.py --verify-only     check, build and verify; no race (writes verification.json)
     python3 run.py --job job.json    what lorita-deploy asks for: {"schema": "lorita-deploy/job/1", "tasks": [...], ...}
 
 Tasks: ``verify`` (golden outputs), ``race`` (gives a receipt) or ``profile`` (per-node times). Needs numpy and the runtime
-that the job names; valid Python 3.6; imports nothing but its neighbours. Nothing runs before every hash is right.
-Exit codes: 0 done, 2 bad input, 4 golden outputs not reproduced, 6 out of memory or disk, 130 interrupted.
+that the job names; valid Python 3.6; imports nothing but its neighbours. Nothing runs before every hash is right; a run that
+was stopped goes on where it was when started again.
+Exit codes: 0 done, 1 no network meets the deadline, 2 bad input, 4 golden outputs not reproduced, 6 out of memory or disk, or
+another run is at work here, 130/143 interrupted.
 """
 
 import argparse
+import contextlib
+import fcntl
 import gc
 import json
 import os
-import random
-import subprocess
+import signal
 import sys
 import time
 import uuid
 
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Tuple
 
+import board
 import clock
+import layer_profile
 import machine
+import power
+import prepare
+import race
 import runtimes
 
-from job import Json, JobError, feeds, golden_error, inside, read_job, write_json
+from job import DEFAULTS, Json, JobError, feeds, inside, read_job, write_json
+from progress import Progress, digest
 
-PROFILE_ROUNDS = 5
+HERE = os.path.dirname(os.path.abspath(__file__))
 
 
-def open_runtime(job: Json) -> Any:
+def start_runtime(job: Json, settle: bool = False) -> Tuple[Any, List[str]]:
+    """The runtime of the job's settings, and warnings. ``settle``: take ONNX Runtime where that one cannot be used here."""
     name = job["settings"]["runtime"]
     if name not in runtimes.RUNTIMES:
-        raise JobError("there is no runtime called %r" % name, "settings", "known: %s" % ", ".join(runtimes.RUNTIMES))
+        raise JobError("there is no runtime called %r" % name, "settings", "known: %s" % ", ".join(sorted(runtimes.RUNTIMES)))
     try:
-        return runtimes.RUNTIMES[name](job["settings"])
+        runtime = runtimes.RUNTIMES[name](job["settings"])
+        runtime.versions()
+        return runtime, []
     except runtimes.CannotRunError as error:
-        raise JobError(str(error), name, "python3 -m pip install %s" % name)
+        if settle and name != "onnxruntime":
+            job["settings"] = dict(job["settings"], runtime="onnxruntime")
+            runtime, _ = start_runtime(job)
+            return runtime, ["%s cannot be used here (%s): onnxruntime on the processor was used" % (name, error)]
+        raise JobError(str(error), name, "python3 -m pip install %s, or choose with --runtime" % name)
 
 
-def load(job: Json, runtime: Any, artifact: Json, profile: bool = False) -> Any:
+@contextlib.contextmanager
+def alone(folder: str) -> Iterator[None]:
+    """Hold the folder: two runs in it would disturb one another's times. Raises `JobError` (exit code 6)."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        return runtime.open(inside(job["folder"], artifact["path"]), profile)
-    except runtimes.CannotRunError as error:
-        raise JobError(str(error), artifact["path"], "is it whole, and made for this runtime?")
-
-
-def probe(job: Json, name: str) -> Json:
-    """What only a fresh process can tell of one artifact: cold load and first inference, peak memory; and its outputs."""
-    artifact = next(each for each in job["artifacts"] if each["name"] == name)
-    runtime = open_runtime(job)
-    start = clock.now_ns()
-    session = load(job, runtime, artifact)
-    loaded = clock.now_ns()
-    inputs = feeds(job, session)
-    ready = clock.now_ns()
-    session.run(inputs)
-    first = clock.now_ns()
-    for _ in range(3):
-        session.run(inputs)
-    peak = machine.peak_memory_bytes()  # before golden data are read
-    return {
-        "load_ms": (loaded - start) / 1e6,
-        "first_ms": (first - ready) / 1e6,
-        "peak_memory_bytes": peak,
-        "max_rel": golden_error(job, artifact, session),
-    }
-
-
-def probe_in_child(path: str, job: Json, name: str) -> Json:
-    command = [sys.executable, os.path.abspath(__file__), "--job", path, "--probe", name]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
-    try:
-        out, err = child.communicate()
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise JobError("another run is at work in this folder", folder, "wait for it to end", 6)
     finally:
-        if child.poll() is None:
-            child.kill()
-    if child.returncode < 0:
-        raise JobError("ended by signal %d while it was first run" % -child.returncode, name, "is there enough memory?", 6)
-    if child.returncode:
-        sys.stderr.write(err)
-        sys.exit(child.returncode)
-    found = json.loads(out.splitlines()[-1])  # type: Json
-    if found["max_rel"] is not None and not found["max_rel"] <= job["tolerance"]:
-        what = "golden outputs not reproduced: largest relative difference %.3g, tolerance %.3g"
-        raise JobError(what % (found["max_rel"], job["tolerance"]), name, "do not use this artifact on this machine", 4)
-    return found
+        os.close(handle)
 
 
-def race(job: Json, runtime: Any, probes: Dict[str, Json]) -> Tuple[List[Json], List[Json], Optional[str], List[str]]:
-    """Series, ratios, the name to use here, and warnings. How and why so: `clock`."""
-    artifacts, start = job["artifacts"], time.time()
-    names = [each["name"] for each in artifacts]
-    order = random.Random(0)
-    samples = {name: [] for name in names}  # type: Dict[str, List[List[float]]]
-    pairs = {name: [] for name in names}  # type: Dict[str, List[List[Tuple[float, float]]]]
-    warm = {name: (0, True) for name in names}  # type: Dict[str, Tuple[int, bool]]
-    calls = {}  # type: Dict[str, int]
-    per_reload = -(-job["samples"] // clock.RELOADS)
-    rounds = -(-per_reload // (2 * clock.SAMPLES_PER_VISIT))
-    while len(samples[names[0]]) < clock.RELOADS:
-        done = len(samples[names[0]])
-        spent = time.time() - start
-        if (
-            done >= clock.FEWEST
-            and spent * (done + 1) / done > job["max_seconds"]
-            or done >= 2
-            and spent > 3 * job["max_seconds"]
-        ):
-            break
-        deadline = start + job["max_seconds"] * (done + 1) / clock.RELOADS
-        timed = {}  # type: Dict[str, Callable[[], object]]
-        for artifact in order.sample(artifacts, len(artifacts)):
-            session = load(job, runtime, artifact)
-            timed[artifact["name"]] = _bind(session.run, feeds(job, session))
-        for name in order.sample(names, len(names)):
-            times, stable = clock.warm_up(timed[name], max_seconds=job["max_seconds"] / clock.RELOADS / 2 / len(names))
-            warm[name] = (warm[name][0] + len(times), warm[name][1] and stable)
-            calls.setdefault(name, clock.calls_per_sample(clock.median(times[-7:])))
-        for name in names:
-            samples[name].append([])
-            pairs[name].append([])
-        for _ in range(rounds):
-            once = order.sample(names, len(names))
-            taken = {name: [] for name in names}  # type: Dict[str, List[float]]
-            for name in once + once[::-1]:
-                timed[name]()
-                taken[name] += [clock.sample_ns(timed[name], calls[name]) for _ in range(clock.SAMPLES_PER_VISIT)]
-            for name in names:
-                samples[name][-1] += taken[name]
-                pairs[name][-1].append((clock.median(taken[name]), clock.median(taken[job["baseline"]])))
-            if time.time() > deadline:
-                break
-    found = []  # type: List[str]
-    series = []
-    for artifact in artifacts:
-        name = artifact["name"]
-        series.append(_series(job, artifact, samples[name], calls[name], warm[name], probes[name]))
-        found += clock.warnings_of(name, [ns for each in samples[name] for ns in each], warm[name][1], len(samples[name]))
-    ratios = [_ratio(name, job["baseline"], pairs[name]) for name in names if name != job["baseline"]]
-    return series, ratios, _faster(job["baseline"], ratios), found
-
-
-def _bind(run: Callable[[Json], object], inputs: Json) -> Callable[[], object]:
-    return lambda: run(inputs)
-
-
-def _series(job: Json, artifact: Json, reloads: List[List[float]], calls: int, warm: Tuple[int, bool], probed: Json) -> Json:
-    ms = [ns / 1e6 for each in reloads for ns in each]
-    middle = clock.median(ms)
-    low, high = clock.median_interval([clock.median(each) / 1e6 for each in reloads])
-    error = probed.pop("max_rel")
-    return dict(
-        probed,
-        name=artifact["name"],
-        sha256=artifact["sha256"],
-        samples_ms=ms,
-        calls_per_sample=calls,
-        n=len(ms),
-        reloads=len(reloads),
-        median_ms=middle,
-        median_ci95_ms=[min(low, middle), max(high, middle)],
-        p90_ms=clock.percentile(ms, 0.90),
-        p95_ms=clock.percentile(ms, 0.95),
-        p99_ms=clock.percentile(ms, 0.99),
-        spread=clock.spread(ms),
-        warmup_runs=warm[0],
-        warmup_stable=warm[1],
-        file_bytes=os.path.getsize(inside(job["folder"], artifact["path"])),
-        verified=None if error is None else True,
-        max_rel=error,
-    )
-
-
-def _ratio(name: str, baseline: str, reloads: List[List[Tuple[float, float]]]) -> Json:
-    ratio, interval = clock.paired_ratio(reloads)
-    n = sum(len(each) for each in reloads)
-    return {"candidate": name, "baseline": baseline, "n": n, "reloads": len(reloads), "ratio": ratio, "ci95": interval}
-
-
-def _faster(baseline: str, ratios: List[Json]) -> Optional[str]:
-    """The fastest of those whose interval lies below 1, else the baseline."""
-    if not ratios:
-        return None
-    winners = [each for each in ratios if each["ci95"][1] < 1.0]
-    return min(winners, key=lambda each: each["ratio"])["candidate"] if winners else baseline  # type: ignore[no-any-return]
-
-
-def profile(job: Json, runtime: Any) -> List[Json]:
-    """Node times and un-profiled whole runs of every artifact, in rounds of shuffled order, loaded anew each time."""
-    order = random.Random(0)
-    start, runs = time.time(), max(4, -(-job["samples"] // PROFILE_ROUNDS))
-    visit_ns = 1e9 * job["max_seconds"] / PROFILE_ROUNDS / len(job["artifacts"])
-    nodes = {each["name"]: [] for each in job["artifacts"]}  # type: Dict[str, List[Any]]
-    whole = {each["name"]: [] for each in job["artifacts"]}  # type: Dict[str, List[float]]
-    for done in range(PROFILE_ROUNDS):
-        if done and (time.time() - start) * (done + 1) / done > job["max_seconds"]:
-            break
-        for artifact in order.sample(job["artifacts"], len(job["artifacts"])):
-            session = load(job, runtime, artifact, profile=True)
-            call = _bind(session.run, feeds(job, session))
-            call()
-            own = max(4, min(runs, int(visit_ns / 2 / clock.sample_ns(call, 1))))
-            for _ in range(own + 1):
-                call()
-            nodes[artifact["name"]] += session.stop_profile()[3:]
-            calls = clock.calls_per_sample(clock.sample_ns(call, 3))
-            whole[artifact["name"]] += [clock.sample_ns(call, calls) / 1e3 for _ in range(own)]
-    return [_profiled(artifact, nodes[artifact["name"]], whole[artifact["name"]]) for artifact in job["artifacts"]]
-
-
-def _profiled(artifact: Json, runs: List[runtimes.NodeRun], whole_us: List[float]) -> Json:
-    places = zip(*runs)  # the same node in every run
-    nodes = [{"name": at[0][0], "op": at[0][1], "us": clock.midmean([us for _, _, us in at])} for at in places]
-    own = {"name": artifact["name"], "sha256": artifact["sha256"]}
-    return dict(own, runs=len(runs), nodes=nodes, whole_us=clock.median(whole_us))
-
-
-# ---------------------------------------------------------------------------------------------- the whole
-
-
-def run(path: str) -> str:
-    """Do the job and write its result, whose path is returned."""
-    job = read_job(path)
+def run(path: str, changes: Json, settle: bool) -> Tuple[str, Json]:
+    """Do the job and write its result; where that is, and what is in it."""
+    job = read_job(path, changes)
+    if job["tasks"] == ["verify"] and job["result"] == DEFAULTS["result"]:
+        job["result"] = "verification.json"
     result = inside(job["folder"], job["result"])
-    runtime = open_runtime(job)
-    load_before = machine.load_average()
-    body = {
-        "schema": "lorita-deploy/receipt/1",
+    with alone(job["folder"]):
+        runtime, warnings = start_runtime(job, settle)
+        first = board.conditions("start")
+        body = _head(job, runtime)
+        warnings += clock.load_warning(body["load_before"], body["host"]["cores"])
+        fingerprint = digest([body["host"], job["settings"], board.environment(first)])
+        asked = {key: value for key, value in job.items() if key != "folder"}
+        progress = Progress(_beside(result, "progress"), digest([asked, fingerprint]))
+        _prepare(path, job, runtime, progress)
+        gc.disable()
+        if "profile" in job["tasks"]:
+            body["artifacts"] = layer_profile.profile(job, _loader(job, runtime))
+        elif "race" in job["tasks"]:
+            body.update(environment=board.environment(first), fingerprint=fingerprint, model=job["model"])
+            warnings += _race(job, runtime, progress, first, body)
+        else:
+            found = progress.probes
+            body["artifacts"] = [_verified(each, found[each["name"]]) for each in job["artifacts"]]
+            body["model"] = job["model"]
+        gc.enable()
+        body.update(load_after=machine.load_average(), warnings=warnings)
+        if os.path.exists(result):  # a finished one is kept
+            written = time.gmtime(os.path.getmtime(result))
+            os.replace(result, _beside(result, time.strftime("%Y%m%dT%H%M%SZ", written)))
+        write_json(result, body)
+        progress.remove()
+    return result, body
+
+
+def _head(job: Json, runtime: Any) -> Json:
+    kind = "profile" if "profile" in job["tasks"] else "receipt" if "race" in job["tasks"] else "verification"
+    return {
+        "schema": "lorita-deploy/%s/1" % kind,
         "run_id": uuid.uuid4().hex,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "host": machine.host(job["kind"], runtime.versions()),
         "settings": job["settings"],
-        "load_before": load_before,
-    }  # type: Json
-    warnings = clock.load_warning(load_before, body["host"]["cores"])
-    gc.disable()
-    if "profile" in job["tasks"]:
-        body.update(schema="lorita-deploy/profile/1", artifacts=profile(job, runtime))
-    else:
-        probes = {each["name"]: probe_in_child(path, job, each["name"]) for each in job["artifacts"]}
-        series, ratios, faster, found = race(job, runtime, probes)
-        body.update(series=series, ratios=ratios, faster=faster)
-        warnings += found
-    gc.enable()
-    body.update(load_after=machine.load_average(), warnings=warnings)
-    write_json(result, body)
-    return str(result)
+        "load_before": machine.load_average(),
+    }
+
+
+def _prepare(path: str, job: Json, runtime: Any, progress: Progress) -> None:
+    if "profile" in job["tasks"] and not runtime.builds:
+        return
+    command = [sys.executable, os.path.abspath(__file__), "--job", path, "--runtime", job["settings"]["runtime"]]
+    for artifact in job["artifacts"]:
+        known = progress.probes.get(artifact["name"])
+        if not known or not prepare.take_up(job, runtime, artifact, known):
+            progress.probes[artifact["name"]] = prepare.prepare(job, command, runtime, artifact)
+            progress.save()
+
+
+def _loader(job: Json, runtime: Any) -> Any:
+    return lambda artifact, profile=False: prepare.load(job, runtime, artifact, profile)
+
+
+def _race(job: Json, runtime: Any, progress: Progress, first: Json, body: Json) -> List[str]:
+    """Put series, ratios and what follows from them into ``body``; the warnings."""
+    if not progress.conditions:
+        progress.conditions.append(first)
+    if job["deadline_ms"]:
+        job["samples"] = max(job["samples"], race.FOR_P99)
+        calls_s = sum(each["call_ms"] for each in progress.probes.values()) / 1e3
+        job["max_seconds"] = max(job["max_seconds"], 2.0 * job["samples"] * calls_s)
+    load = _loader(job, runtime)
+    race.race(job, load, progress)
+    progress.conditions.append(board.conditions("end"))
+    warnings: List[str]
+    series, ratios, faster, warnings = race.results(job, progress)
+    meter = power.find_meter() if job["energy_seconds"] else None
+    if meter:
+        idle = power.idle_mw(meter)
+        for artifact, each in zip(job["artifacts"], series):
+            session = load(artifact)
+            call = race.bind(session.run, feeds(job, session))
+            each["energy"] = power.energy(meter, call, job["energy_seconds"], idle)
+            session.close()
+    body.update(series=series, ratios=ratios, faster=faster, conditions=progress.conditions)
+    if job["deadline_ms"]:
+        body["deadline"] = race.deadline(job["deadline_ms"], series)
+    return warnings
+
+
+def _verified(artifact: Json, found: Json) -> Json:
+    named = {"name": artifact["name"], "sha256": artifact["sha256"]}
+    return dict(named, **{key: value for key, value in found.items() if key != "exact"})
+
+
+def _beside(result: str, word: str) -> str:
+    stem, suffix = os.path.splitext(result)
+    return "%s-%s%s" % (stem, word, suffix)
+
+
+# ---------------------------------------------------------------------------------------------- what a person reads
+
+
+def summary(body: Json) -> List[str]:
+    """A few lines on what was found."""
+    lines = []
+    for each in body.get("series", ()):
+        tail = "" if each["p99_ms"] is None else ", p99 %.3g ms" % each["p99_ms"]
+        alone = "" if not each["gpu"] else ", on the GPU alone %.3g ms" % each["gpu"]["median_ms"]
+        energy = "" if not each.get("energy") else ", %.3g mJ" % each["energy"]["per_call_mj"]
+        lines.append("%s: median %.3g ms%s%s%s" % (each["name"], each["median_ms"], tail, alone, energy))
+    for each in body.get("ratios", ()):
+        words = "%s takes %.3f times as long as %s (95 %% interval %.3f to %.3f)"
+        lines.append(words % (each["candidate"], each["ratio"], each["baseline"], each["ci95"][0], each["ci95"][1]))
+    if body.get("faster"):
+        lines.append("use here: %s" % body["faster"])
+    if body.get("deadline"):
+        chosen = body["deadline"]["chosen"]
+        lines.append("within %g ms at p99: %s" % (body["deadline"]["deadline_ms"], chosen or "none of them"))
+    if "series" not in body:
+        lines += [
+            "%s: golden outputs reproduced" % each["name"] for each in body["artifacts"] if each.get("max_rel") is not None
+        ]
+    return lines + ["note: %s" % each for each in body["warnings"]]
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description="Check, verify and time what this bundle holds.")
-    here = os.path.dirname(os.path.abspath(__file__))
-    parser.add_argument("--job", default=os.path.join(here, "manifest.json"), help="job file (default: this bundle's manifest)")
-    parser.add_argument("--probe", help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(description="Check, build, verify and time what this bundle holds.")
+    parser.add_argument("--job", help="job file (default: this bundle's manifest)")
+    parser.add_argument("--runtime", help="%s (default: the job's)" % " or ".join(sorted(runtimes.RUNTIMES)))
+    parser.add_argument("--deadline", type=float, metavar="MS", help="name the most accurate network whose p99 is at most this")
+    parser.add_argument("--verify-only", action="store_true", help="check and verify, without a race")
+    for hidden in ("--probe", "--build"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    parser.add_argument("--workspace", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--exact", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
+    path = asked.job or os.path.join(HERE, "manifest.json")
     try:
-        if asked.probe:
-            print(json.dumps(probe(read_job(asked.job), asked.probe)))
-        else:
-            print(run(asked.job))
+        return _main(asked, path)
     except JobError as problem:
         print(problem, file=sys.stderr)
         return int(problem.code)
     except MemoryError:
-        print("out of memory\n  where: %s\n  do:    end other programs, or use a smaller artifact" % asked.job, file=sys.stderr)
+        print("out of memory\n  where: %s\n  do:    end other programs, or use a smaller artifact" % path, file=sys.stderr)
         return 6
     except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+        print("interrupted; what is finished is kept: start it again to go on", file=sys.stderr)
         return 130
-    return 0
+
+
+def _main(asked: Any, path: str) -> int:
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+    changes: Json = {}
+    if asked.runtime:
+        changes["settings"] = {"runtime": asked.runtime}
+    if asked.deadline is not None:
+        changes["deadline_ms"] = asked.deadline
+    if asked.verify_only:
+        changes["tasks"] = ["verify"]
+    if asked.probe or asked.build:
+        job = read_job(path, changes, check=False)  # the parent has just looked
+        artifact = next(each for each in job["artifacts"] if each["name"] == (asked.probe or asked.build))
+        artifact["exact"] = asked.exact
+        runtime, _ = start_runtime(job)
+        if asked.build:
+            prepare.build(job, runtime, artifact, asked.workspace)
+        else:
+            print(json.dumps(prepare.probe(job, runtime, artifact)))
+        return 0
+    result, body = run(path, changes, settle=not asked.runtime and not asked.job)
+    if not asked.job:
+        print("\n".join(summary(body)))
+    print(result)
+    return 1 if body.get("deadline") and not body["deadline"]["chosen"] else 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The runtimes that the runner can drive, one class each, found by the name in the job's settings.
 
 A runtime offers ``versions()``, ``open(path, profile=False)``; what it opens offers ``inputs`` (name, type, shape), ``outputs``
-(names), ``run(feeds)`` and, when opened with ``profile=True``, ``stop_profile()``. numpy and the runtime itself are
-imported here only; valid Python 3.6.
+(names), ``run(feeds)``, ``close()`` and, when opened with ``profile=True``, ``stop_profile()``; on a GPU also ``gpu_ns()`` and
+``calls_per_s()``. Where ``builds`` is true it opens engines, which are built from the ONNX file first (see `engines`).
+The runtime itself is imported where it is started; valid Python 3.6.
 """
 
 import json
@@ -10,7 +11,7 @@ import os
 import shutil
 import tempfile
 
-from typing import Any, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 NodeRun = List[Tuple[str, str, float]]
 """(name, operator, microseconds) of every node that one inference executed, in order."""
@@ -24,6 +25,7 @@ class OnnxRuntime:
     """ONNX Runtime on the CPU."""
 
     suffix = ".onnx"
+    builds = False
 
     def __init__(self, settings: Dict[str, Any]) -> None:
         try:
@@ -74,6 +76,10 @@ class OnnxSession:
         """The outputs in the order of ``outputs``."""
         return self.session.run(None, feeds)  # type: ignore[no-any-return]
 
+    def close(self) -> None:
+        """Let go of the network."""
+        self.session = None
+
     def stop_profile(self) -> List[NodeRun]:
         """Every inference so far, node by node; the profiler stays off from here on."""
         try:
@@ -101,7 +107,8 @@ def profiled_runs(events: List[Dict[str, Any]]) -> List[NodeRun]:
     Whole microseconds, rounded down; names repeat (every ``ReorderOutput`` is called that), so nodes are told apart by
     their place. An inference ends with the event ``model_run``.
     """
-    runs, nodes = [], []  # type: Tuple[List[NodeRun], NodeRun]
+    runs: List[NodeRun] = []
+    nodes: NodeRun = []
     for event in events:
         name = event.get("name", "")
         if event.get("cat") == "Node" and name.endswith("_kernel_time"):
@@ -112,4 +119,10 @@ def profiled_runs(events: List[Dict[str, Any]]) -> List[NodeRun]:
     return runs
 
 
-RUNTIMES = {"onnxruntime": OnnxRuntime}
+def _tensorrt(settings: Dict[str, Any]) -> Any:
+    import trt
+
+    return trt.TensorRt(settings)
+
+
+RUNTIMES: Dict[str, Callable[[Dict[str, Any]], Any]] = {"onnxruntime": OnnxRuntime, "tensorrt": _tensorrt}

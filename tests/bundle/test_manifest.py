@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -140,18 +141,61 @@ def test_infer_classifies_as_the_network_was_trained_to_see(folder: Path, tmp_pa
     assert "cannot be read" in done.stdout
 
 
-def test_infer_takes_the_network_that_was_faster_here(folder: Path) -> None:
-    sys.path.insert(0, str(folder))
-    try:
-        import infer
+def test_infer_takes_the_network_to_use_here(folder: Path, tmp_path: Path) -> None:
+    """The most accurate within the deadline where there was one, else the faster one, else the first."""
+    from PIL import Image
 
-        manifest = json.loads((folder / "manifest.json").read_text())
-        assert infer.artifact_path(manifest) == str(folder / "compressed.onnx")
-        (folder / "receipt.json").write_text('{"faster": "dense"}')
-        assert infer.artifact_path(manifest) == str(folder / "dense.onnx")
-    finally:
-        sys.path.remove(str(folder))
-        sys.modules.pop("infer", None)
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(3).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(picture)
+    said = {}
+    for receipt in (
+        None,
+        {"faster": "compressed"},
+        {"faster": "dense"},
+        {"faster": "compressed", "deadline": {"chosen": "dense"}},
+    ):
+        if receipt:
+            (folder / "receipt.json").write_text(json.dumps(receipt))
+        command = [sys.executable, str(folder / "infer.py"), str(picture)]
+        said[str(receipt)] = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    first, faster, dense, in_time = said.values()
+    assert first == faster != dense == in_time
+
+
+def test_infer_refuses_a_network_that_was_tampered_with(folder: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (16, 16)).save(tmp_path / "picture.png")
+    flip(folder / "compressed.onnx")
+    command = [sys.executable, str(folder / "infer.py"), str(tmp_path / "picture.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "")
+    assert "nothing was run" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("trtexec") is not None, reason="trtexec is on this machine")
+def test_the_shell_runner_checks_every_file_first(folder: Path) -> None:
+    for shell in ("sh", "bash"):
+        done = subprocess.run([shell, "run.sh"], cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr.startswith("trtexec was not found\n  where: "), done.stderr
+    flip(folder / "golden/inputs.npz")
+    done = subprocess.run(["sh", "run.sh"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("sha256 is ")
+    assert "where: golden/inputs.npz" in done.stderr
+    (folder / "dense.onnx").unlink()
+    (folder / "golden/inputs.npz").unlink()
+    done = subprocess.run(["sh", "run.sh"], cwd=folder, capture_output=True, text=True, check=False)
+    assert "sha256 is unknown" in done.stderr
+    assert "dense.onnx" in done.stderr, "files are looked at in the order of their names"
+
+
+def test_the_shell_runner_passes_shellcheck(folder: Path) -> None:
+    if not shutil.which("shellcheck"):
+        pytest.skip("shellcheck is not installed")
+    done = subprocess.run(["shellcheck", "run.sh"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 # ---------------------------------------------------------------------------------------------- tampering
