@@ -32,7 +32,7 @@ class OnnxExporter:
     summary = "ONNX file for ONNX Runtime, and the starting point for engines built on a device"
     source = "network"
     suffix = ".onnx"
-    precisions: tuple[Precision, ...] = ("fp32",)
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
     def check(self) -> list[str]:
         needed = ("torch", "onnx", "onnxruntime", "onnxsim")
@@ -41,15 +41,12 @@ class OnnxExporter:
     def export(self, job: ExportJob) -> Artifact:
         """Write ``job.folder / job.filename``.
 
-        Raises `ExporterUnavailable` (package missing, precision not offered), `BadTarget` (opset and IR version that do
-        not go together), `BadNetwork` (cannot be traced, more than 2 GB), `OutOfResource` (disk full).
+        The artifact's precision is fp32 where every layer had to stay so. Raises `ExporterUnavailable` (package missing),
+        `BadTarget` (opset and IR version that do not go together), `BadData` (nothing to calibrate a lower precision on),
+        `BadNetwork` (cannot be traced, more than 2 GB), `OutOfResource` (disk full).
         """
         if missing := self.check():
             raise ExporterUnavailable("; ".join(missing), where="exporter onnx", fix="install what is named, then run again")
-        if job.precision not in self.precisions:
-            raise ExporterUnavailable(
-                f"the exporter onnx does not write {job.precision} yet", where=job.filename, fix="use --precision fp32"
-            )
         _check_versions(job)
         from .onnx_batch_norm import fold_batch_norms
         from .onnx_graph import name_layers, strip, tidy
@@ -66,6 +63,15 @@ class OnnxExporter:
         if job.simplify:
             model, note, error = simplify(model, _feeds(job), open_bytes)
             strip(model)
+        precision, kept = job.precision, ()
+        if precision != "fp32":
+            from .onnx_precision import lower
+
+            exact = model
+            model, kept = lower(exact, job)
+            precision = "fp32" if model is exact else precision
+            strip(model)
+            model.ir_version = job.ir_version
         _sign(model, job)
         _check_model(model, job)
         content = model.SerializeToString(deterministic=True)
@@ -79,7 +85,7 @@ class OnnxExporter:
             size_bytes=len(content),
             opset=job.opset,
             ir_version=job.ir_version,
-            precision=job.precision,
+            precision=precision,
             batch=job.batch,
             dynamic_batch=job.dynamic_batch,
             rung=job.rung,
@@ -89,6 +95,14 @@ class OnnxExporter:
             notes=tuple(each for each in (note, _unnamed_layers(model, job)) if each),
             simplify_error=error,
         )
+
+    def for_timing(self, content: bytes, precision: Precision, runtime: str) -> bytes:
+        """A serialized fp32 model as it would be in another precision, for timing alone: its numbers are made up."""
+        import onnx
+
+        from .onnx_precision import for_timing
+
+        return for_timing(onnx.ModelProto.FromString(content), precision, runtime).SerializeToString()
 
     def open(self, path: Path) -> Session:
         """Load with ONNX Runtime on the CPU, one thread. Raises `BadArtifact` for a file that is not a whole, valid ONNX."""

@@ -111,6 +111,12 @@ class ExportJob:
     """GPUs to build for ahead of time, such as ``SM86``; empty: the one of this machine, or all that can be built for."""
     timing_caches: Path | None = None
     """Folder where builders of engines keep what they timed."""
+    runtime: str = "onnxruntime"
+    """What will run the file (a target's ``runtime``): int8 is written differently for each."""
+    calibration: Iterable[tuple[Tensor, ...]] = ()
+    """Batches of real inputs, which a lower precision is calibrated on."""
+    accepts: Callable[[Session], bool] | None = None
+    """Whether an opened artifact of lower precision is right often enough; None: it is."""
 
 
 Session = Callable[[Mapping[str, "np.ndarray[Any, Any]"]], "list[np.ndarray[Any, Any]]"]
@@ -136,6 +142,15 @@ class Exporter(Protocol):
     def export(self, job: ExportJob) -> Artifact: ...
 
     def open(self, path: Path) -> Session: ...
+
+
+@runtime_checkable
+class ForTiming(Protocol):
+    """What an exporter of several precisions offers besides, so that candidates are priced in each."""
+
+    def for_timing(self, content: bytes, precision: Precision, runtime: str) -> bytes:
+        """A serialized fp32 artifact in another precision, as fast as the real thing and of no other use."""
+        ...
 
 
 # ---------------------------------------------------------------------------------------------- devices and prices

@@ -590,6 +590,10 @@ class Artifact(Part):
     notes: tuple[str, ...] = ()
     simplify_error: float | None = None
     """Largest difference that simplifying made to an output, over the largest output; None where it was not kept."""
+    kept_fp32: tuple[str, ...] = ()
+    """Nodes of a lower-precision artifact that stayed fp32, in order."""
+    tolerance: float | None = None
+    """On the largest relative difference from golden outputs; None: whoever verifies says it."""
 
 
 class ArtifactList(Document):
