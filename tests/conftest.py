@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from openssh import MISSING, Sshd
 
 from lorita_deploy.records import Host, LatencyRatio, LatencySeries, Receipt, Settings
 
@@ -87,6 +88,26 @@ def run_cli():
         return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory):
+    """A device: this machine, through OpenSSH's own server."""
+    if MISSING:
+        pytest.skip(f"not installed here: {', '.join(MISSING)} (apt install openssh-server openssh-client)")
+    server = Sshd(tmp_path_factory.mktemp("sshd"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def client(sshd, monkeypatch):
+    """The device, with its client's configuration in force."""
+    for name, value in sshd.environment.items():
+        monkeypatch.setenv(name, value)
+    sshd.configure()
+    sshd.know(sshd.folder / "host.pub")
+    return sshd
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "bundle": CONTRACTS,
     "report": CONTRACTS,
     "inspection": CONTRACTS,
-    "doctor": CONTRACTS,
+    "doctor": CONTRACTS | {"devices"},
     "pipeline": CONTRACTS | ROOMS | {"bundle", "report"},
     "cli": CONTRACTS | ROOMS | {"bundle", "report", "inspection", "doctor", "pipeline"},
 }

@@ -49,25 +49,30 @@ def inspect(screen: Screen, path: Path, target: str | None) -> None:
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("build"), help="Where a build would write.")
-@click.option("-t", "--target", help="Also say whether this machine is that device and runs its profile's software.")
+@click.option("-t", "--target", help="Also say whether the machine is that device and runs its profile's software.")
+@click.option("--device", default="local", help="Look at a board instead: ssh://user@host.", show_default=True)
 @with_screen
-def doctor(screen: Screen, out: Path, target: str | None) -> None:
-    """Look whether this machine is fit to build on.
+def doctor(screen: Screen, out: Path, target: str | None, device: str) -> None:
+    """Look whether this machine is fit to build on, or a board to run on.
 
-    Every problem comes with a remedy. Exits with code 3 where something a build needs is missing.
+    Every problem comes with a remedy. Exits with code 3 where something is missing that it takes.
 
     \b
     Example:
       lorita-deploy doctor
-      lorita-deploy doctor --target jetson-orin-nano@jp6.2
+      lorita-deploy doctor --target jetson-orin-nano@jp6.2 --device ssh://me@orin
     """
+    from ..devices.address import find_device
+    from ..devices.ssh import SshDevice
+    from ..doctor.device import check_device
     from ..doctor.machine import check_machine
 
-    health = check_machine(out, target_files.load_target(target) if target else None)
+    asked, board = target_files.load_target(target) if target else None, find_device(device)
+    health = check_device(board, asked) if isinstance(board, SshDevice) else check_machine(out, asked)
     screen.show(health, facts.health(health))
     if any(finding.state == "missing" for finding in health.findings):
         click.get_current_context().exit(UNFIT)
-    screen.result("fit to build")
+    screen.result("fit to build" if device == "local" else "fit to run bundles")
 
 
 @click.group(context_settings=CONTEXT)

@@ -10,7 +10,7 @@ from ..errors import EnvironmentDiffers
 from ..report import proofs, words
 from .screen import Screen, with_screen
 
-REGRESSION = 1
+REGRESSION = MISSED = 1
 FOLDER = click.Path(path_type=Path)
 
 
@@ -38,26 +38,52 @@ def verify(screen: Screen, path: Path) -> None:
 
 
 @click.command()
-@click.argument("path", type=FOLDER)
+@click.argument("path", type=FOLDER, required=False)
+@click.option("--device", default="local", show_default=True, help="Where: this machine, or a board: ssh://user@host.")
+@click.option("--receipt", type=FOLDER, help="Race nothing: read the receipt.json that a board wrote, carried here by hand.")
 @click.option("--threads", type=click.IntRange(min=1), default=None, metavar="N", help="[default: as the build did]")
+@click.option(
+    "--deadline", type=click.FloatRange(min=0, min_open=True), metavar="MS", help="Name the best of a bundle that meets it."
+)
 @with_screen
-def bench(screen: Screen, path: Path, threads: int | None) -> None:
+def bench(
+    screen: Screen, path: Path | None, device: str, receipt: Path | None, threads: int | None, deadline: float | None
+) -> None:
     """Race artifacts again.
 
-    Those of a build folder or an unpacked bundle, interleaved, in a process of their own. The receipt
-    is written beside those that are there; none is overwritten.
+    Those of a build folder or a bundle (unpacked or .tar.gz), interleaved, in a process of their own, here or on a board
+    (see docs/devices.md). The receipt is written beside those that are there; none is overwritten. Exits with code 1
+    where nothing meets the deadline (at p99).
 
     \b
     Example:
       lorita-deploy bench build/vgg16-cpu
+      lorita-deploy bench --device ssh://me@orin build/vgg16-jetson/bundle.tar.gz
+      lorita-deploy bench --receipt receipt.json build/vgg16-jetson
     """
-    from ..pipeline.again import bench_again
+    from ..devices.address import find_device
+    from ..pipeline.again import bench_again, keep_receipt, read_receipt
 
-    receipt, where = bench_again(path, threads=threads)
-    screen.show(receipt, proofs.latency(receipt), proofs.ratios(receipt))
-    for warning in receipt.warnings:
+    if path is None and receipt is None:
+        raise click.UsageError("Missing argument 'PATH': a build folder or a bundle.")
+    where: Path | None = None
+    if receipt is None:
+        assert path is not None
+        found, where = bench_again(path, threads=threads, device=find_device(device), deadline_ms=deadline)
+    elif path is None:
+        found = read_receipt(receipt)
+    else:
+        found, where = keep_receipt(receipt, path)
+    screen.show(found, proofs.latency(found), proofs.ratios(found))
+    for warning in found.warnings:
         screen.say(f"note: {warning}")
-    screen.result(str(where), *(f"{ratio.candidate}: {words.speed(ratio)}" for ratio in receipt.ratios))
+    lines = [f"{ratio.candidate}: {words.speed(ratio)}" for ratio in found.ratios]
+    lines += [f"use on {found.host.machine}: {found.faster}"] if found.faster else []
+    if found.deadline is not None:
+        lines.append(f"within {found.deadline.deadline_ms:g} ms at p99: {found.deadline.chosen or 'none of them'}")
+    screen.result(*([str(where)] if where else []), *lines)
+    if found.deadline is not None and found.deadline.chosen is None:
+        click.get_current_context().exit(MISSED)
 
 
 @click.command()

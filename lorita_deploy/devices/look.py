@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from ..errors import DeviceUnfit, EnvironmentDiffers
-from ..records import Finding, Host, Part
+from ..records import Host, Part
 from ..targets import Target, all_targets, matches
-
-LEAST_DISK_BYTES = 500_000_000
-LEAST_MEMORY_BYTES = 500_000_000
 
 
 class Look(Part):
@@ -23,6 +18,10 @@ class Look(Part):
     board: str
     """As its device tree names it; empty on other machines."""
     cuda: bool
+    release: str
+    """What /etc/nv_tegra_release says; empty on other machines."""
+    toolkit: str
+    """What CUDA's version.json says; empty without one."""
     folder: str
     writable: bool
     free_bytes: int
@@ -58,52 +57,17 @@ def require_runtime(look: Look, runtime: str | None, where: object) -> None:
             f"{look.executable} (Python {look.host.versions['python']}) there has no {' and no '.join(lacking)}: "
             f"{look.problems[lacking[0]]}",
             where=where,
-            fix=f"{_remedy(look, lacking)}; or name another interpreter: ssh://...?python=/path/to/python3",
+            fix=f"{remedy(look, lacking)}; or name another interpreter: ssh://...?python=/path/to/python3",
         )
 
 
-def findings(look: Look, name: str) -> Iterator[Finding]:
-    """For ``lorita-deploy doctor --device``."""
-    yield Finding(subject="connection", state="ok", found=name)
-    yield Finding(subject="python", state="ok", found=f"{look.host.versions['python']}, {look.executable}")
-    runtimes = [package for package in ("onnxruntime", "tensorrt") if package in look.host.versions]
-    for package in ("numpy", "onnxruntime", "tensorrt"):
-        if package in look.host.versions:
-            yield Finding(subject=package, state="ok", found=look.host.versions[package])
-        else:
-            enough = package != "numpy" and bool(runtimes)
-            fix = None if enough else _remedy(look, [package])
-            yield Finding(subject=package, state="note" if enough else "missing", found=look.problems[package], fix=fix)
-    yield Finding(
-        subject="folder",
-        state="ok" if look.writable else "missing",
-        found=f"{look.folder}, {look.kept_bytes / 1e6:.0f} MB kept" if look.writable else f"{look.folder} cannot be written",
-        fix=None if look.writable else "choose another place: ssh://...?folder=/path",
-    )
-    full, scarce = look.free_bytes < LEAST_DISK_BYTES, look.available_bytes < LEAST_MEMORY_BYTES
-    yield Finding(
-        subject="disk",
-        state="note" if full else "ok",
-        found=f"{look.free_bytes / 1e9:.1f} GB free",
-        fix="free some space there, or choose another place: ssh://...?folder=/path" if full else None,
-    )
-    yield Finding(
-        subject="memory",
-        state="note" if scarce else "ok",
-        found=f"{look.available_bytes / 1e9:.1f} GB available",
-        fix="end other programs there" if scarce else None,
-    )
-    yield Finding(
-        subject="in use",
-        state="note" if look.busy else "ok",
-        found=f"by {look.busy['who']}, since {look.busy['since']}" if look.busy else "by nobody",
-        fix="wait until they are done" if look.busy else None,
-    )
-    known = ", ".join(each.name for each in all_targets() if is_target(look, each))
-    yield Finding(subject="targets it is", state="ok", found=known or "none")
+def kind_of(look: Look) -> str:
+    """The target that the device is recognised as by its board; ``cpu`` where it is just some machine."""
+    return next((each.name for each in all_targets() if each.identify.device_tree_model and is_target(look, each)), "cpu")
 
 
-def _remedy(look: Look, packages: list[str]) -> str:
+def remedy(look: Look, packages: list[str]) -> str:
+    """What brings these packages."""
     if packages == ["tensorrt"]:
         return "sudo apt install tensorrt python3-libnvinfer there (part of JetPack)"
     return f"{look.executable} -m pip install {' '.join(packages)} there"

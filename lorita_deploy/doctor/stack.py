@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..profiles import Profile, all_profiles, number, profile_of_l4t
@@ -106,32 +106,43 @@ def _cuda(found: str, target: Target, profile: Profile) -> Finding:
 
 def this_machine() -> MachineFacts:
     """What this machine says of itself."""
-    versions = this_host().versions
-    if (cuda := cuda_version(CUDA)) is not None:
-        versions = {**versions, "cuda": cuda}
-    return MachineFacts(
+    return machine_facts(
         architecture=platform.machine(),
         board=device_tree_model(),
         cuda=Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvhost-gpu").exists(),
-        l4t=l4t_release(RELEASE),
-        versions=versions,
+        versions=this_host().versions,
+        release=_text(RELEASE),
+        toolkit=_text(CUDA),
     )
 
 
-def l4t_release(path: Path) -> str | None:
+def machine_facts(
+    *, architecture: str, board: str, cuda: bool, versions: Mapping[str, str], release: str, toolkit: str
+) -> MachineFacts:
+    """``release`` and ``toolkit`` are the texts of `RELEASE` and `CUDA`, empty where there are no such files."""
+    found = cuda_version(toolkit)
+    more = {} if found is None else {"cuda": found}
+    return MachineFacts(
+        architecture=architecture, board=board, cuda=cuda, l4t=l4t_release(release), versions={**versions, **more}
+    )
+
+
+def l4t_release(text: str) -> str | None:
     """Release of Jetson Linux, such as ``36.4.3``, from ``# R36 (release), REVISION: 4.3, ...``; None on other machines."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
     found = re.search(r"R(\d+)[^,]*,\s*REVISION:\s*([\d.]+)", text)
     return f"{found[1]}.{found[2].rstrip('.')}" if found else None
 
 
-def cuda_version(path: Path) -> str | None:
+def cuda_version(text: str) -> str | None:
     """Of the toolkit that is installed; None where there is none, or its file is not as expected."""
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-        return str(body["cuda"]["version"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(text)["cuda"]["version"])
+    except (ValueError, KeyError, TypeError):
         return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

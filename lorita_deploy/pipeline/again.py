@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..bundle.archive import is_plain
 from ..bundle.manifest import MANIFEST, check_bundle, unpack
 from ..devices.local import LocalDevice
+from ..devices.look import kind_of
 from ..devices.ssh import SshDevice
 from ..errors import BadArtifact, BadRecord, LoritaDeployError
 from ..measure.fidelity import TOLERANCE, compare_outputs, run_session
@@ -103,6 +104,7 @@ def bench_again(
         settings=settings,
         golden=golden if (golden / "inputs.npz").exists() else None,
         tolerance=TOLERANCE,
+        kind=kind_of(device.look) if isinstance(device, SshDevice) else "cpu",
         result=where.name,
     )
     return receipt, where

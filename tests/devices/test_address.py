@@ -14,7 +14,7 @@ from lorita_deploy.errors import LoritaDeployError, UnknownName
         ("ssh://me@orin.local:2222", Address("orin.local", "me", 2222)),
         ("ssh://me@[fe80::1]:22/", Address("fe80::1", "me", 22)),
         ("ssh://me@10.0.0.7?python=~/venv/bin/python3", Address("10.0.0.7", "me", python="~/venv/bin/python3")),
-        ("ssh://Orin?folder=/mnt/ssd/a%20b&python=/x/c++", Address("Orin", python="/x/c++", folder="/mnt/ssd/a b")),
+        ("ssh://Orin?folder=/srv/ssd/a%20b&python=/x/c++", Address("Orin", python="/x/c++", folder="/srv/ssd/a b")),
     ],
 )
 def test_addresses(text, expected):

@@ -38,16 +38,6 @@ find_device(address).run(Path(folder), json.loads((Path(folder) / "asked.json").
 
 
 @pytest.fixture
-def client(sshd, monkeypatch):
-    """The server, with its client's configuration in force and its folders empty."""
-    for name, value in sshd.environment.items():
-        monkeypatch.setenv(name, value)
-    sshd.configure()
-    sshd.know(sshd.folder / "host.pub")
-    return sshd
-
-
-@pytest.fixture
 def there(tmp_path):
     """The folder on the device."""
     return tmp_path / "there"

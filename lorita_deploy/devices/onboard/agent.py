@@ -62,8 +62,10 @@ def look(request: Dict[str, Any]) -> Dict[str, Any]:
         "problems": problems,
         "executable": sys.executable,
         "architecture": platform.machine(),
-        "board": _device_tree_model(),
+        "board": _text("/proc/device-tree/model"),
         "cuda": any(os.path.exists(path) for path in ("/proc/driver/nvidia/version", "/dev/nvhost-gpu")),
+        "release": _text("/etc/nv_tegra_release"),
+        "toolkit": _text("/usr/local/cuda/version.json"),
         "folder": folder,
         "writable": os.access(existing, os.W_OK | os.X_OK),
         "free_bytes": store.free_bytes(existing),
@@ -74,10 +76,10 @@ def look(request: Dict[str, Any]) -> Dict[str, Any]:
     }
 
 
-def _device_tree_model() -> str:
+def _text(path: str) -> str:
     try:
-        with open("/proc/device-tree/model", encoding="utf-8", errors="replace") as file:
-            return file.read().rstrip("\0\n")
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(10000).rstrip("\0\n")
     except OSError:
         return ""
 
