@@ -125,6 +125,10 @@ class DeviceUnreachable(LoritaDeployError):
     exit_code = 5
 
 
+class TrainingWarning(UserWarning):
+    """Not an error: a training goes on, but not in the way that was meant."""
+
+
 class OutOfResource(LoritaDeployError):
     """Disk or memory is full."""
 

@@ -183,10 +183,7 @@ def _reason_to_leave(layer: nn.Module, shapes: list[Any], owners: list[str]) -> 
 
 
 def computes_only_its_matrix(layer: nn.Module) -> bool:
-    """Whether a Linear, Conv1d or Conv2d computes what torch's own does; parametrized or not.
-
-    False for subclasses that standardise the weight, pad by themselves, add an adapter: their matrix is not the layer.
-    """
+    """False for kinds of Linear, Conv1d and Conv2d that standardise the weight, pad by themselves, add an adapter."""
     from torch import nn
     from torch.nn.utils.parametrize import type_before_parametrizations
 

@@ -10,13 +10,17 @@ Plug-ins hang outside the walls: they are registered through entry points, our o
 from __future__ import annotations
 
 import importlib
+import json
+import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from .errors import BadNetwork, UnknownName
+import pydantic
+
+from .errors import BadNetwork, BadRecord, UnknownName
 from .records import Accuracy, Artifact, Candidate, Host, Precision, PriceTable, Receipt, Recipe, Role
 
 if TYPE_CHECKING:
@@ -44,6 +48,16 @@ class ModelSpec:
     """Height and width of the images the network is made for."""
     classes: int | None = None
     """Number of classes of the network as published; None: as many as the data has."""
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    """Recipes by name, ``recipe`` among them or not."""
+
+    def recipe_called(self, name: str | None) -> Recipe:
+        """The recipe of this name, or in this TOML file; None: ``recipe``. Raises `UnknownName`, `BadRecord`."""
+        if name is None or name in self.recipes:
+            return self.recipe if name is None else self.recipes[name]
+        if Path(name).suffix == ".toml" or Path(name).exists():
+            return read_recipe(Path(name))
+        raise UnknownName(f"recipe of {self.name}", name, self.recipes, fix="or give a TOML file with the fields of a recipe")
 
     def input_shape(self, input_size: int | None = None) -> tuple[int, int, int]:
         """(channels, height, width) of one example."""
@@ -77,6 +91,27 @@ class Task:
     """A batch of real inputs for verification; empty: the first calibration batch."""
     input_names: tuple[str, ...] = ("input",)
     output_names: tuple[str, ...] = ("output",)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a TOML file: the fields of `Recipe`, where ``false`` switches off what is on by default.
+
+    Raises `BadRecord`.
+    """
+    try:
+        body = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadRecord(f"cannot be read as TOML: {error}", where=path) from error
+    try:
+        text = json.dumps({key: None if value is False else value for key, value in body.items()})
+        return Recipe.model_validate_json(text)
+    except (pydantic.ValidationError, TypeError) as error:
+        found = error.errors()[0] if isinstance(error, pydantic.ValidationError) else {"loc": (), "msg": str(error)}
+        key = ".".join(map(str, found["loc"]))
+        known = ", ".join(Recipe.model_fields)
+        raise BadRecord(
+            f"this is no recipe: {key}{': ' if key else ''}{found['msg']}", where=path, fix=f"fields: {known}"
+        ) from error
 
 
 # ---------------------------------------------------------------------------------------------- exporters

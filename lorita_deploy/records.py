@@ -311,6 +311,30 @@ class TrainRecord(Document):
     weights_sha256: str
 
 
+class TrainingForecast(Document):
+    """What a training will take, from a few of its steps (``train --dry-run``)."""
+
+    SCHEMA = "training-forecast"
+
+    model: str
+    device: str
+    params: int
+    """Of the plain network."""
+    trained_params: int
+    """Factors and gates included."""
+    peak_memory_bytes: int
+    """Of the CUDA device, or of the whole process."""
+    steps_per_epoch: int
+    images_per_s: float
+    epoch_s: float
+    """Seconds for one epoch, with judging the validation images."""
+    epochs: int
+
+    @property
+    def total_s(self) -> float:
+        return self.epochs * self.epoch_s
+
+
 # ---------------------------------------------------------------------------------------------- the collapsed network
 
 
@@ -392,6 +416,22 @@ class LayerCalibration(Part):
     """Predicted loss increase when the layer is cut to rank 0, 1, ..., m (length m+1, descending to 0)."""
 
 
+class GroupCalibration(Part):
+    """What calibration says of one channel group."""
+
+    group: str
+    """The first of its producers."""
+    width: int
+    producers: tuple[str, ...]
+    """Layers whose outputs the channels are."""
+    consumers: dict[str, int]
+    """Layers that read them, to how often each channel stands among the layer's inputs (a flatten repeats it)."""
+    order: tuple[int, ...]
+    """Channels from the most to the least needed."""
+    loss_at_width: tuple[float, ...]
+    """Predicted loss increase when 0, 1, ..., width channels are kept, the others rebuilt from them by the consumers."""
+
+
 class CalibrationRecord(Document):
     """Moments of each layer's outputs, boiled down to loss curves. File ``calibration.json``; moments in safetensors."""
 
@@ -402,6 +442,8 @@ class CalibrationRecord(Document):
     samples: int
     seed: int
     layers: tuple[LayerCalibration, ...]
+    groups: tuple[GroupCalibration, ...] = ()
+    """Those that may become narrower."""
 
 
 class Candidate(Part):
@@ -425,12 +467,26 @@ class Candidate(Part):
         return f"{self.layer}|{self.form}|{self.k_in}x{self.k_out}|{self.rank or 'full'}|{self.precision}"
 
 
+class WidthOffer(Part):
+    """How narrow one channel group could become. All its producers and consumers take the same width."""
+
+    group: str
+    producers: tuple[str, ...]
+    consumers: dict[str, int]
+    """Layers that read the channels, to how often each channel stands among their inputs."""
+    kept: tuple[int, ...]
+    """Channels to keep: the full width first, descending."""
+    losses: tuple[float, ...]
+    """Predicted loss of each; 0 at the full width."""
+
+
 class CandidateTable(Document):
     """All that was on offer. File ``candidates.json``."""
 
     SCHEMA = "candidates"
 
     candidates: tuple[Candidate, ...]
+    widths: tuple[WidthOffer, ...] = ()
 
 
 class LayerTime(Part):
@@ -495,6 +551,8 @@ class GroupChoice(Part):
     group: str
     width: int
     kept: int
+    predicted_loss: float = 0.0
+    """Of taking out the others, beside what its layers' forms lose."""
 
 
 class Probe(Part):
@@ -543,6 +601,10 @@ class Plan(Document):
     def changed(self) -> tuple[Choice, ...]:
         """The choices that are not dense."""
         return tuple(choice for choice in self.choices if choice.form != "dense")
+
+    def narrowed(self) -> tuple[GroupChoice, ...]:
+        """The groups that keep only some of their channels."""
+        return tuple(choice for choice in self.groups if choice.kept < choice.width)
 
 
 class CompressedRecord(Document):
@@ -1058,6 +1120,20 @@ class Finding(Part):
     """A command to copy, or what to do."""
 
 
+class MachineFacts(Part):
+    """What a machine says of itself, as far as it decides which target it is and what it can load."""
+
+    architecture: str
+    """As ``uname -m`` prints it."""
+    board: str
+    """Its device tree's model; empty on other machines."""
+    cuda: bool
+    versions: dict[str, str]
+    """``python``, ``tensorrt``, ``onnxruntime``, ``cuda``, ...: what is installed, name to version."""
+    l4t: str | None = None
+    """Release of Jetson Linux, such as ``36.4.3``; None on other machines, or where nobody asked."""
+
+
 class Health(Document):
     """Whether a machine is fit to build on."""
 
@@ -1080,20 +1156,6 @@ class CheckpointSummary(Document):
     depth: int | None
     """N of LoRITa, where the weights are still factors."""
     metadata: dict[str, str]
-
-
-class MachineFacts(Part):
-    """What a machine says of itself, as far as it decides which target it is and what it can load."""
-
-    architecture: str
-    """As ``uname -m`` prints it."""
-    board: str
-    """Its device tree's model; empty on other machines."""
-    cuda: bool
-    versions: dict[str, str]
-    """``python``, ``tensorrt``, ``onnxruntime``, ``cuda``, ...: what is installed, name to version."""
-    l4t: str | None = None
-    """Release of Jetson Linux, such as ``36.4.3``; None on other machines, or where nobody asked."""
 
 
 class Quantization(Part):

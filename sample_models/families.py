@@ -9,9 +9,10 @@ from torch import nn
 
 from lorita_deploy.errors import BadNetwork, UnknownName
 from lorita_deploy.ports import ModelSpec
-from lorita_deploy.records import Recipe
 
-RECIPE = Recipe(epochs=20, batch_size=64, lr=0.05, weight_decay=1e-3, augment=("flip", "crop"))
+from .shipped import DEFAULT, recipes
+
+RECIPES = recipes("families")
 """A start for networks that nobody wrote a recipe for."""
 
 
@@ -40,7 +41,8 @@ def torchvision(name: str) -> ModelSpec:
         name=f"torchvision:{name}",
         summary=f"torchvision's {name}",
         build=build,
-        recipe=RECIPE,
+        recipe=RECIPES[DEFAULT],
+        recipes=RECIPES,
         input_size=size,
         classes=1000,
     )
@@ -69,7 +71,8 @@ def timm(name: str) -> ModelSpec:
         name=f"timm:{name}",
         summary=f"timm's {name}",
         build=build,
-        recipe=RECIPE,
+        recipe=RECIPES[DEFAULT],
+        recipes=RECIPES,
         channels=channels,
         input_size=size,
         classes=config.num_classes,

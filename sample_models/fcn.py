@@ -7,7 +7,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from lorita_deploy.ports import ModelSpec
-from lorita_deploy.records import Recipe
+
+from .shipped import DEFAULT, recipes
 
 
 class FullyConnected(nn.Module):
@@ -26,11 +27,14 @@ class FullyConnected(nn.Module):
         return self.head(x)
 
 
+RECIPES = recipes("fcn")
+
 FCN = ModelSpec(
     name="fcn",
     summary="fully connected, 4 hidden layers of 512, grey 28 x 28 images",
     build=FullyConnected,
-    recipe=Recipe(epochs=20, batch_size=64, lr=0.05, weight_decay=1e-3),
+    recipe=RECIPES[DEFAULT],
+    recipes=RECIPES,
     channels=1,
     input_size=28,
 )

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from lorita_deploy.ports import ModelSpec
-from lorita_deploy.records import Recipe
+
+from .shipped import DEFAULT, recipes
 
 
 class Block(nn.Module):
@@ -53,9 +54,12 @@ class ResNet(nn.Module):
         return self.head(self.pool(self.stages(x)).flatten(1))
 
 
+RECIPES = recipes("resnet")
+
 RESNET20 = ModelSpec(
     name="resnet20",
     summary="ResNet20 with parameter-free shortcuts, RGB 32 x 32 images",
     build=ResNet,
-    recipe=Recipe(epochs=16, batch_size=64, lr=0.1, weight_decay=1e-3, augment=("flip", "crop")),
+    recipe=RECIPES[DEFAULT],
+    recipes=RECIPES,
 )

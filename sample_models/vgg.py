@@ -11,7 +11,8 @@ from functools import partial
 from torch import Tensor, nn
 
 from lorita_deploy.ports import ModelSpec
-from lorita_deploy.records import Recipe
+
+from .shipped import DEFAULT, recipes
 
 WIDTHS = (64, 128, 256, 512, 512)
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -40,12 +41,16 @@ class VGG(nn.Module):
         return self.classifier(self.pool(self.features(x)).flatten(1))
 
 
+RECIPES = recipes("vgg")
+
+
 def _spec(depth: int) -> ModelSpec:
     return ModelSpec(
         name=f"vgg{depth}",
         summary=f"VGG{depth} with batch normalisation, RGB 32 x 32 images",
         build=partial(VGG, depth=depth),
-        recipe=Recipe(epochs=8, batch_size=64, lr=0.05, weight_decay=2e-3, clip_norm=None, augment=("flip", "crop")),
+        recipe=RECIPES[DEFAULT],
+        recipes=RECIPES,
     )
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lorita_deploy.ports import ModelSpec
-from lorita_deploy.records import Recipe
+
+from .shipped import DEFAULT, recipes
 
 
 class Attention(nn.Module):
@@ -75,9 +76,12 @@ class VisionTransformer(nn.Module):
         return self.head(self.norm(self.encoder(x)).mean(1))
 
 
+RECIPES = recipes("vit")
+
 VIT = ModelSpec(
     name="vit",
     summary="vision transformer, 6 layers of width 128, 4 x 4 patches of RGB 32 x 32 images",
     build=VisionTransformer,
-    recipe=Recipe(epochs=11, batch_size=64, optimizer="adamw", lr=8e-4, weight_decay=0.05, augment=("flip", "crop")),
+    recipe=RECIPES[DEFAULT],
+    recipes=RECIPES,
 )

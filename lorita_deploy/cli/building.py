@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from ..pipeline.options import BuildOptions
-from ..report import facts
+from ..records import TrainingForecast
+from ..report import facts, networks
 from ..report.table import Table
 from .options import BuildCommand, chosen, with_build_options
 from .screen import Screen, with_screen
@@ -63,13 +64,21 @@ def build(screen: Screen, dry_run: bool, config: Path | None, **given: Any) -> N
 def train(screen: Screen, dry_run: bool, config: Path | None, **given: Any) -> None:
     """Train a network to be low-rank.
 
-    LoRITa: every weight is trained as a product of N matrices, under weight decay.
+    LoRITa: every weight is trained as a product of N matrices, under weight decay. The build folder's metrics.jsonl gets a
+    line for each epoch. --dry-run runs a few steps and says how much memory and time the whole would take.
 
     \b
     Example:
       lorita-deploy train --model vgg16 --data cifar10 --epochs 40
+      lorita-deploy train --model resnet20 --recipe paper --dry-run
+      lorita-deploy train --model resnet20 --init-from w.safetensors --teacher w.safetensors
     """
-    _part(screen, dry_run, chosen(given, config), "train", "trained")
+    options = chosen(given, config)
+    if dry_run:
+        found = _forecast(options)
+        screen.show(found, networks.forecast(found))
+        return
+    _part(screen, dry_run, options, "train", "trained")
 
 
 @_of_the_family("plan")
@@ -107,6 +116,13 @@ def export(screen: Screen, dry_run: bool, config: Path | None, **given: Any) -> 
       lorita-deploy export --model vgg16 --target jetson --opset 17
     """
     _part(screen, dry_run, chosen(given, config), "export", "artifacts")
+
+
+def _forecast(options: BuildOptions) -> TrainingForecast:
+    from ..pipeline import forecast
+
+    with redirect_stdout(sys.stderr):
+        return forecast(options)
 
 
 def _part(screen: Screen, dry_run: bool, options: BuildOptions, until: str, record_name: str) -> None:

@@ -17,7 +17,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "model": "Name of a model (see: models list), torchvision:NAME, timm:NAME or package.module:function.",
         "target": "Name or alias of a device (see: targets list), or a TOML file of your own.",
         "out": "Build folder  [default: build/<model>-<target>]",
-        "checkpoint": "Weights to start from: safetensors, or a .pt file that holds tensors only.",
+        "checkpoint": "Weights to start from, factored in balance: safetensors, or a .pt file that holds tensors only.",
         "checkpoint_format": "lorita: a checkpoint of the published LoRITa code (ResNets), collapsed exactly.",
         "input_size": "Height and width of the network's input  [default: the model's own]",
         "classes": "Number of classes  [default: as many as the data has]",
@@ -30,11 +30,16 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "Training": {
         "train": "Train, or take the weights as they are.",
+        "recipe": "One of the model's recipes (see: models show), or a TOML file  [default: the model's first]",
+        "teacher": "Weights of the same network, whose answers are learnt beside the labels.",
         "depth": "N of LoRITa: every weight is trained as a product of so many factors  [default: the recipe's]",
         "epochs": "[default: the recipe's]",
         "batch_size": "[default: the recipe's]",
         "lr": "Learning rate  [default: the recipe's]",
         "weight_decay": "What makes weights low-rank; 0 switches the method off  [default: the recipe's]",
+        "accumulate": "Cut each batch into so many parts, which takes less memory  [default: the recipe's]",
+        "narrow_gates": "K >= 2: gates on channels, which fade out under the weight decay  [default: the recipe's]",
+        "compile": "Train through torch.compile, where there is a compiler.",
         "seed": "Of every random number.",
         "torch_device": "Where torch computes: auto, cpu or cuda.",
     },
@@ -62,7 +67,8 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "Running": {"fresh": "Start over: use nothing that an earlier build finished."},
 }
-SHORT = {"model": "-m", "target": "-t", "out": "-o", "depth": "-N"}
+ALSO = {"model": "-m", "target": "-t", "out": "-o", "depth": "-N", "checkpoint": "--init-from"}
+"""Other spellings."""
 
 
 class BuildCommand(click.Command):
@@ -107,7 +113,7 @@ def _option(name: str, words: str) -> Callable[..., Any]:
         words = f"{words}  [default: {field.default}]"
     choices = click.Choice(get_args(kind)) if get_origin(kind) is Literal else kind
     metavar = None if get_origin(kind) is Literal else {str: "TEXT", int: "N", float: "X"}[kind]
-    return click.option(*filter(None, (SHORT.get(name), flag)), name, type=choices, metavar=metavar, default=None, help=words)
+    return click.option(*filter(None, (ALSO.get(name), flag)), name, type=choices, metavar=metavar, default=None, help=words)
 
 
 def _plain_type(annotation: Any) -> Any:

@@ -3,5 +3,6 @@
 from .build import STAGES, StagePreview, build, preview
 from .context import Watch
 from .options import BuildOptions, make_options, read_config
+from .training import forecast
 
-__all__ = ["STAGES", "BuildOptions", "StagePreview", "Watch", "build", "make_options", "preview", "read_config"]
+__all__ = ["STAGES", "BuildOptions", "StagePreview", "Watch", "build", "forecast", "make_options", "preview", "read_config"]

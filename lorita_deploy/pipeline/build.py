@@ -14,11 +14,12 @@ from ..ports import find_model
 from ..records import BuildReport
 from .compressing import CALIBRATE, COMPRESS, PLAN, PRICE
 from .context import Build, Stage, Watch
+from .data import DATA
 from .folder import key_of
 from .options import BuildOptions
 from .preflight import preflight
 from .shipping import BENCH, BUNDLE, EXPORT, VERIFY
-from .training import COLLAPSE, DATA, TRAIN
+from .training import COLLAPSE, TRAIN
 
 if TYPE_CHECKING:
     from torch import nn

@@ -96,9 +96,9 @@ class Build:
     def trains(self) -> bool:
         return self.options.train and self.own_model is None
 
-    @property
+    @cached_property
     def recipe(self) -> Recipe:
-        return self.options.recipe(self.spec.recipe)
+        return self.options.recipe_from(self.spec.recipe_called(self.options.recipe))
 
     @property
     def input_size(self) -> int:

@@ -17,6 +17,10 @@ DEFAULT_MAX_DROP = 0.5
 """Points of validation accuracy that a build may lose where no budget is given."""
 
 
+CHANGES = ("depth", "epochs", "batch_size", "lr", "weight_decay", "accumulate", "narrow_gates")
+"""The options that change a recipe."""
+
+
 class BuildOptions(Part):
     """Every option of ``lorita-deploy build``; None means the default, which the model, the data or the target decides."""
 
@@ -36,11 +40,18 @@ class BuildOptions(Part):
     checkpoint_format: Literal["plain", "lorita"] = "plain"
     """``lorita``: the published code's chains of factors."""
     train: bool = True
+    recipe: str | None = None
+    """The name of one of the model's recipes, or a TOML file."""
+    teacher: str | None = None
+    """Weights of the same architecture, whose answers are learnt."""
     depth: int | None = Field(default=None, ge=1)
     epochs: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
     lr: float | None = Field(default=None, gt=0)
     weight_decay: float | None = Field(default=None, ge=0)
+    accumulate: int | None = Field(default=None, ge=1)
+    narrow_gates: int | None = Field(default=None, ge=0)
+    compile: bool = False
     seed: int = 0
     torch_device: str = "auto"
 
@@ -90,11 +101,15 @@ class BuildOptions(Part):
         drop = DEFAULT_MAX_DROP if self.max_drop is None else self.max_drop
         return Budget(max_drop=drop, objective=self.objective)
 
-    def recipe(self, default: Recipe) -> Recipe:
-        """The model's own recipe with what the user changed."""
-        changes = {name: getattr(self, name) for name in ("depth", "epochs", "batch_size", "lr", "weight_decay")}
-        given = {name: value for name, value in changes.items() if value is not None}
-        return default.model_copy(update={**given, "seed": self.seed})
+    def recipe_from(self, default: Recipe) -> Recipe:
+        """A recipe with what the user changed. Raises `LoritaDeployError` for changes that do not go together."""
+        given = {name: value for name in CHANGES if (value := getattr(self, name)) is not None}
+        recipe = default.model_copy(update={**given, "seed": self.seed})
+        try:
+            return Recipe.model_validate_json(recipe.model_dump_json())
+        except pydantic.ValidationError as error:
+            where = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise LoritaDeployError(error.errors()[0]["msg"], where=where) from error
 
 
 def milliseconds(text: str) -> float:

@@ -1,92 +1,29 @@
-"""Stages data, train and collapse: from images and a recipe (or a checkpoint) to the plain dense network."""
+"""Stages train and collapse: from images and a recipe (or a checkpoint) to the plain dense network."""
 
 from __future__ import annotations
 
-import hashlib
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BadCheckpoint
+from ..errors import BadCheckpoint, LoritaDeployError, TrainingWarning
 from ..measure.accuracy import accuracy
 from ..networks import evaluating, load_weights, read_weights, save_weights, survey, weights_digest
-from ..records import Accuracy, CollapsedRecord, DataSummary, Layer, TrainRecord
+from ..records import Accuracy, CollapsedRecord, Layer, TrainingForecast, TrainRecord
 from .context import EVALUATION_BATCH, Build, Stage
 from .folder import key_of, sha256_of
+from .options import BuildOptions
 
 if TYPE_CHECKING:
     from torch import nn
 
-# ---------------------------------------------------------------------------------------------- data
-
-
-def _data_key(build: Build) -> dict[str, Any]:
-    options = build.options
-    if build.own_task is not None:
-        return {"own": True, "shapes": [list(example.shape) for example in build.own_task.examples]}
-    sources = [options.calibration, *([build.data_name.partition(":")[2]] if build.data_name else []), options.data_root]
-    return {
-        "data": build.data_name,
-        "calibration": options.calibration,
-        "samples": options.calibration_samples,
-        "shape": build.shape,
-        "seed": options.seed,
-        "listing": [_listing(Path(source)) for source in sources if source],
-    }
-
-
-def _listing(folder: Path) -> str:
-    """A digest of the names, sizes and times of all files, so that unchanged images need not be read again."""
-    if not folder.is_dir():
-        return "none"
-    total = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        facts = path.stat()
-        total.update(f"{path.relative_to(folder)}|{facts.st_size}|{facts.st_mtime_ns}\n".encode())
-    return total.hexdigest()
-
-
-def _run_data(build: Build) -> str:
-    summary = _summary(build)
-    summary.save(build.folder / "data.json")
-    counts = ", ".join(f"{count:,} {split}" for split, count in summary.counts.items())
-    kind = f"{len(summary.classes)} classes" if summary.classes else "unlabelled"
-    return f"{summary.name}: {counts} ({kind}, {'x'.join(map(str, summary.shape))})"
-
-
-def _summary(build: Build) -> DataSummary:
-    if build.own_task is not None:
-        shape = tuple(build.own_task.examples[0].shape[1:])
-        digest = key_of({"shapes": [list(example.shape) for example in build.own_task.examples]})
-        return DataSummary(
-            name="own", source="handed in", classes=(), shape=shape, mean=(), std=(), counts={}, content_sha256=digest
-        )
-    if build.data_name is not None:
-        return build.dataset.summary
-    assert build.options.calibration is not None
-    from ..train.datasets import IMAGENET_MEAN, IMAGENET_STD, load_images
-
-    channels = build.shape[0]
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
-    total, count = hashlib.sha256(), 0
-    limit = 2 * build.options.calibration_samples
-    for batch in load_images(Path(build.options.calibration), shape=build.shape, mean=mean, std=std, limit=limit):
-        images = batch[0] if isinstance(batch, tuple) else batch
-        total.update(images.numpy().tobytes())
-        count += len(images)
-    return DataSummary(
-        name=Path(build.options.calibration).name,
-        source="a folder of unlabelled images",
-        classes=(),
-        shape=build.shape,
-        mean=mean,
-        std=std,
-        counts={"calibration": count},
-        content_sha256=total.hexdigest(),
-    )
-
-
 # ---------------------------------------------------------------------------------------------- train
+
+METRICS = "metrics.jsonl"
+"""One line of JSON for each epoch of the training."""
 
 
 def _train_key(build: Build) -> dict[str, Any]:
@@ -99,6 +36,7 @@ def _train_key(build: Build) -> dict[str, Any]:
         "input_size": build.input_size,
         "classes": build.classes,
         "checkpoint": build.options.checkpoint and sha256_of(Path(build.options.checkpoint)),
+        **({"teacher": sha256_of(Path(build.options.teacher))} if build.options.teacher else {}),
     }
 
 
@@ -110,28 +48,70 @@ def _run_train(build: Build) -> str:
     dataset = build.dataset
     key = key_of(_train_key(build))
     scratch = build.folder / "training" / key[:16]
-    module = build.blank()
-    if build.options.checkpoint:
-        load_plain_weights(module, Path(build.options.checkpoint), build.options.checkpoint_format)
+    module, teacher = untrained(build), None
+    if build.options.teacher:
+        teacher = build.blank()
+        load_plain_weights(teacher, Path(build.options.teacher), build.options.checkpoint_format)
 
     def evaluate(network: nn.Module) -> Accuracy:
         return accuracy(network, dataset.batches("validation", EVALUATION_BATCH), "validation")
 
-    trained = train(
-        module,
-        dataset,
-        build.recipe,
-        scratch,
-        evaluate=evaluate,
-        model_name=build.spec.name,
-        device=build.options.torch_device,
-        on_progress=build.watch.progress,
-    )
+    with _warnings_as_notes(build):
+        trained = train(
+            module,
+            dataset,
+            build.recipe,
+            scratch,
+            evaluate=evaluate,
+            model_name=build.spec.name,
+            device=build.options.torch_device,
+            teacher=teacher,
+            compile=build.options.compile,
+            metrics=build.folder / METRICS,
+            on_progress=build.watch.progress,
+        )
     save_weights(trained.module, build.folder / "trained.safetensors")
     trained.record.save(build.folder / "trained.json")
     shutil.rmtree(scratch, ignore_errors=True)
     best = trained.record.epochs[trained.record.best_epoch - 1].validation
     return f"{percent(best)}, best epoch {trained.record.best_epoch} of {len(trained.record.epochs)}"
+
+
+def forecast(options: BuildOptions) -> TrainingForecast:
+    """What the training of these options will take, from a few of its steps; writes nothing."""
+    from ..train.forecast import forecast
+
+    build = Build(options)
+    if not build.trains:
+        raise LoritaDeployError("there is nothing to train", where="--no-train", fix="leave out --no-train")
+    build.data = build.dataset.summary  # no data stage ran that would have left it in the folder
+    module = untrained(build)
+    return forecast(module, build.dataset, build.recipe, model_name=build.spec.name, device=options.torch_device)
+
+
+def untrained(build: Build) -> nn.Module:
+    """The plain network that the training starts from: fresh from the seed, or the checkpoint's weights."""
+    module = build.blank()
+    if build.options.checkpoint:
+        load_plain_weights(module, Path(build.options.checkpoint), build.options.checkpoint_format)
+    return module
+
+
+@contextmanager
+def _warnings_as_notes(build: Build) -> Iterator[None]:
+    """What the trainer warns of is told to whoever watches the build."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TrainingWarning)
+        show = warnings.showwarning
+
+        def note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, TrainingWarning):
+                build.watch.note(str(message))
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = note
+        yield
 
 
 def _train_outputs(build: Build) -> tuple[str, ...]:
@@ -163,11 +143,13 @@ def _run_collapse(build: Build) -> str:
     import torch
 
     from ..compress.spectrum import spectra
-    from ..train.composition import collapse, factored_layers, factorize
+    from ..train.composition import collapse
+    from ..train.structure import structure
 
     module = build.blank()
     if build.trains:
-        factorize(module, TrainRecord.load(build.folder / "trained.json").recipe.depth)
+        trained = TrainRecord.load(build.folder / "trained.json")
+        structure(module, trained.recipe, trained.best_epoch)
         load_weights(module, build.folder / "trained.safetensors")
     elif build.options.checkpoint:
         load_plain_weights(module, Path(build.options.checkpoint), build.options.checkpoint_format)
@@ -177,8 +159,7 @@ def _run_collapse(build: Build) -> str:
     examples = build.task.examples
     with evaluating(module), torch.inference_mode():
         before = module(*examples)
-        if factored_layers(module):
-            collapse(module)
+        collapse(module)
         after = module(*examples)
     found = survey(module, examples)
     spectrum = spectra(module, list(found.geometries))
@@ -209,23 +190,13 @@ def load_plain_weights(module: nn.Module, path: Path, form: str = "plain") -> No
 
     Raises `BadCheckpoint`.
     """
-    from ..train.composition import collapse, factored_layers, factorize
+    from ..train.composition import collapse
     from ..train.published import read_published
+    from ..train.structure import structure_like
 
-    if form == "lorita":
-        load_weights(module, path, read_published(path))
-        return
-
-    depths = {
-        int(name.rsplit("original", 1)[1]) + 1
-        for name in read_weights(path)
-        if ".parametrizations." in name and name.rsplit("original", 1)[-1].isdigit()
-    }
-    if depths:
-        factorize(module, max(depths))
-    load_weights(module, path)
-    if factored_layers(module):
-        collapse(module)
+    tensors = read_published(path) if form == "lorita" else read_weights(path)
+    load_weights(structure_like(module, tensors), path, tensors)
+    collapse(module)
 
 
 def _relative_difference(before: Any, after: Any) -> float:
@@ -253,6 +224,5 @@ def percent(found: Accuracy) -> str:
     return f"{100 * found.value:.2f} % {what} of {found.total:,} {found.split} images"
 
 
-DATA = Stage("data", lambda build: ("data.json",), _data_key, _run_data)
 TRAIN = Stage("train", _train_outputs, _train_key, _run_train)
 COLLAPSE = Stage("collapse", lambda build: ("collapsed.json", "collapsed.safetensors"), _collapse_key, _run_collapse)

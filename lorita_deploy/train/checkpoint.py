@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..errors import BadCheckpoint
 from ..networks import read_weights
 from ..records import EpochRecord, write_atomically
+from .averaging import Average
 
 LAST, BEST = "last.safetensors", "best.safetensors"
 FRESH = "train with resume=False (--fresh), or in another folder"
@@ -31,31 +32,59 @@ class Progress:
     epochs: tuple[EpochRecord, ...] = field(default=())
     best_epoch: int = 0
 
+    def after(self, epoch: EpochRecord) -> Progress:
+        """With one more epoch."""
+        epochs = (*self.epochs, epoch)
+        best = max(epochs, key=lambda each: (each.validation.value, each.epoch))  # the later of equals: its rank is lower
+        return Progress(epochs, best.epoch)
+
+
+def epochs_in(folder: Path) -> int:
+    """How many epochs the training in ``folder`` has behind it; 0 where there is none that can be read."""
+    try:
+        return len(_header(folder / LAST)["epochs"])  # type: ignore[arg-type]
+    except (BadCheckpoint, KeyError, TypeError):
+        return 0
+
 
 def save(
-    folder: Path, identity: dict[str, object], progress: Progress, module: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path,
+    identity: dict[str, object],
+    progress: Progress,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average | None = None,
 ) -> None:
-    """Write the end of an epoch: first all that resuming needs, then, if this epoch is the best so far, its weights."""
-    epoch = len(progress.epochs)
+    """Write the end of an epoch: first all that resuming needs, then, if this epoch is the best so far, the weights that it was
+    judged by."""
     header = {
         "identity": identity,
         "best_epoch": progress.best_epoch,
         "epochs": _EPOCHS.dump_python(progress.epochs, mode="json"),
+        "averaged_steps": average.steps if average else 0,
     }
-    weights = {f"model/{name}": tensor for name, tensor in module.state_dict().items()}
     state = {
         f"optimizer/{name}/{key}": torch.as_tensor(value)
         for name, parameter in module.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
         if value is not None
     }
-    _write(folder / LAST, weights | state, header)
-    if progress.best_epoch == epoch:
-        _write(folder / BEST, weights, {"epoch": epoch})
+    weights = {f"model/{name}": tensor for name, tensor in module.state_dict().items()}
+    averaged = {f"average/{name}": tensor for name, tensor in average.tensors.items()} if average else {}
+    _write(folder / LAST, weights | state | averaged, header)
+    if progress.best_epoch == len(progress.epochs):
+        _write_best(folder, weights | averaged, progress.best_epoch)
 
 
-def resume(folder: Path, identity: dict[str, object], module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Put ``module`` and ``optimizer`` back to the last epoch written in ``folder``; nothing is done where there is none.
+def resume(
+    folder: Path,
+    identity: dict[str, object],
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average | None = None,
+) -> Progress:
+    """Put ``module``, ``optimizer`` and ``average`` back to the last epoch written in ``folder``; nothing is done where there
+    is none. The module's structure must be that of the epoch.
 
     Raises `BadCheckpoint` for a damaged file and for a training of another model, recipe or data set.
     """
@@ -71,11 +100,13 @@ def resume(folder: Path, identity: dict[str, object], module: nn.Module, optimiz
         progress = Progress(_EPOCHS.validate_json(json.dumps(header["epochs"])), int(str(header["best_epoch"])))
         _load_module(module, tensors)
         _load_optimizer(module, optimizer, tensors)
+        if average is not None:
+            average.tensors = {name: tensors[f"average/{name}"].to(each.device) for name, each in average.tensors.items()}
+            average.steps = int(str(header["averaged_steps"]))
     except (KeyError, ValueError, RuntimeError, ValidationError) as error:
         raise BadCheckpoint(f"the training state does not fit: {error}", where=path, fix=FRESH) from error
     if progress.best_epoch == len(progress.epochs) and _best_epoch_on_disk(folder) != progress.best_epoch:
-        # Killed between the two files: the best weights are the last ones.
-        _write(folder / BEST, {k: v for k, v in tensors.items() if k.startswith("model/")}, {"epoch": progress.best_epoch})
+        _write_best(folder, tensors, progress.best_epoch)  # killed between the two files
     return progress
 
 
@@ -85,6 +116,20 @@ def load_best(folder: Path, module: nn.Module) -> None:
         _load_module(module, read_weights(folder / BEST))
     except (KeyError, RuntimeError) as error:
         raise BadCheckpoint(f"the best weights do not fit: {error}", where=folder / BEST, fix=FRESH) from error
+
+
+def _write_best(folder: Path, tensors: dict[str, Tensor], epoch: int) -> None:
+    """The average where there is one, else the weights as they are."""
+    kind = "average/" if any(name.startswith("average/") for name in tensors) else "model/"
+    judged = {f"model/{name.removeprefix(kind)}": tensor for name, tensor in tensors.items() if name.startswith(kind)}
+    _write(folder / BEST, judged, {"epoch": epoch})
+
+
+def _best_epoch_on_disk(folder: Path) -> object:
+    try:
+        return _header(folder / BEST).get("epoch")
+    except BadCheckpoint:
+        return None
 
 
 def _load_module(module: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -120,13 +165,6 @@ def _header(path: Path) -> dict[str, object]:
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise BadCheckpoint("this is no training state of lorita-deploy", where=path, fix=FRESH) from error
     return header if isinstance(header, dict) else {}
-
-
-def _best_epoch_on_disk(folder: Path) -> object:
-    try:
-        return _header(folder / BEST).get("epoch")
-    except BadCheckpoint:
-        return None
 
 
 def _differences(found: object, identity: dict[str, object]) -> str:

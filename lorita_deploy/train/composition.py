@@ -24,6 +24,7 @@ from torch.nn.utils import parametrize
 from ..networks import computes_only_its_matrix
 from ..records import LeftAlone
 from . import order
+from .gates import remove_gates
 from .kept import Kept
 
 RANK_DEFICIENT = 1e-6
@@ -129,11 +130,13 @@ def factorize(model: nn.Module, n: int = 3, *, init_jitter: float = 0.1) -> nn.M
     return model
 
 
-def collapse(model: nn.Module) -> nn.Module:
+def collapse(model: nn.Module, *, gates: bool = True) -> nn.Module:
     """Multiply the factors out into plain weights, in place: exact, with the names and order of the plain model.
 
-    Returns ``model``.
+    So are the ``gates`` of batch norms. Returns ``model``.
     """
+    if gates:
+        remove_gates(model)
     for layer in factored_layers(model).values():
         trained = any(factor.requires_grad for factor in layer.parametrizations.parameters())  # type: ignore[union-attr]
         others = [name for name in layer._parameters if name != "weight"]

@@ -6,31 +6,34 @@ so that a resumed training walks the same path as an undisturbed one.
 
 from __future__ import annotations
 
+import json
 import math
-import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import nn
 
-from ..errors import BadData, OutOfResource, TrainingDiverged, UnknownName
+from ..errors import TrainingDiverged, TrainingWarning, UnknownName
 from ..networks import TrainedNetwork, evaluating, weights_digest
-from ..records import Accuracy, EpochRecord, Recipe, TrainRecord
+from ..records import Accuracy, EpochRecord, Recipe, TrainRecord, write_atomically
 from . import checkpoint
-from .augment import augment
-from .composition import factored_layers, factorize, left_alone, rank_fraction
-from .images import normalise
+from .averaging import Average
+from .compiling import try_compile
+from .composition import factored_layers, left_alone, rank_fraction
+from .epoch import Epochs, Network, Pass
+from .kept import composed_once
+from .objective import Loss, objective
+from .schedule import learning_rate, make_optimizer
 from .splits import Dataset
+from .structure import structure
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-WARM_UP = 0.2
-"""Share of the steps in which one-cycle's rate rises."""
+VANISHED = 1e-7
+"""A gradient of this norm over all parameters moves nothing; an untrained classifier's is a million times larger."""
 
 
 def train(
@@ -44,57 +47,66 @@ def train(
     device: str = "auto",
     resume: bool = True,
     loss: Loss | None = None,
+    teacher: nn.Module | None = None,
+    compile: bool = False,
+    metrics: Path | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     on_progress: Callable[[float, float, str], None] | None = None,
 ) -> TrainedNetwork:
-    """Factorise ``module`` (plain, in place) with ``recipe.depth``, train it, and return it with its best weights, on the CPU.
+    """Factorise ``module`` (plain, in place) by ``recipe``, train it, and return it with its best weights, on the CPU.
 
     ``evaluate`` judges on the validation split after each epoch; the test split is not looked at (the record's ``test`` is
     None). The state after each epoch lies in ``folder``, and is taken up from there when ``resume``. ``loss(outputs, labels)``
-    is the mean over the batch; cross entropy when not given. ``on_progress(images, all images, text)``.
+    is the mean over the batch; cross entropy when not given. ``teacher`` is a plain network of the same classes, whose answers
+    are learnt beside the labels. ``compile`` runs the network through ``torch.compile``. ``metrics`` gets one line of JSON an
+    epoch. ``on_progress(images, all images, text)``.
 
-    Raises `TrainingDiverged` (the last good epoch is kept), `BadCheckpoint` (the folder holds another training), `BadData`
-    and `OutOfResource`.
+    Warns of what makes a training pointless. Raises `TrainingDiverged` (the last good epoch is kept), `BadCheckpoint` (the
+    folder holds another training), `BadData` and `OutOfResource`.
     """
-    if recipe.depth > 1 and recipe.weight_decay == 0:
-        warnings.warn("weight decay 0: LoRITa induces low rank by weight decay only, without it it does nothing", stacklevel=2)
-    changes = tuple(change for change in recipe.augment if change in dataset.augment)
-    recipe = recipe.model_copy(update={"augment": changes})
+    recipe = recipe.model_copy(update={"augment": tuple(each for each in recipe.augment if each in dataset.augment)})
+    _warn(recipe, dataset)
     identity: dict[str, object] = {
         "model": model_name,
         "data": dataset.summary.content_sha256,
         "classes": len(dataset.summary.classes),
+        "teacher": teacher and weights_digest(teacher),
         **recipe.model_dump(mode="json"),
     }
-    factorize(module, recipe.depth)
     accelerator = Accelerator(device_placement=False)
-    place = _device(device, accelerator)
-    run = _Run(accelerator, place, dataset, recipe, loss or _classification(recipe, dataset), on_progress)
+    place = find_device(device, accelerator)
+    if teacher is not None:
+        teacher.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    epochs = Epochs(accelerator, place, dataset, recipe, objective(recipe, dataset, loss, teacher), on_progress)
+    structure(module, recipe, max(1, checkpoint.epochs_in(folder) if resume else 0))
     module.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(module, recipe)
-    progress = checkpoint.resume(folder, identity, module, optimizer) if resume else checkpoint.Progress()
+    average = Average(module, recipe.ema) if recipe.ema else None
+    progress = checkpoint.resume(folder, identity, module, optimizer, average) if resume else checkpoint.Progress()
     with torch.random.fork_rng([place] if place.type == "cuda" else []):  # the caller's random numbers stay as they were
-        model, prepared = accelerator.prepare(module, optimizer)
+        network = None
         for epoch in range(len(progress.epochs) + 1, recipe.epochs + 1):
-            train_loss, images_per_s = run.epoch(epoch, model, prepared)
-            _check_finite(module, train_loss, epoch, folder)
-            with evaluating(module):
-                validation = evaluate(module)
-            record = EpochRecord(
-                epoch=epoch,
-                train_loss=train_loss,
-                validation=validation,
-                images_per_s=images_per_s,
-                rank_fraction=rank_fraction(module),
-            )
-            epochs = (*progress.epochs, record)
-            best = max(epochs, key=lambda each: (each.validation.value, each.epoch))  # the later of equals: its rank is lower
-            progress = checkpoint.Progress(epochs, best.epoch)
+            if epoch > 1 and recipe.depth_at(epoch) != recipe.depth_at(epoch - 1):
+                structure(module, recipe, epoch).to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+                optimizer = make_optimizer(module, recipe)
+                average = Average(module, recipe.ema) if recipe.ema else None
+                network = None
+            if network is None:
+                network = _prepared(module, optimizer, average, epochs, compile)
+            found = epochs.run(epoch, network, [each.train_loss for each in progress.epochs], _text(progress))
+            _check(module, found, epoch, recipe, folder)
+            with average.swapped_in(module) if average else nullcontext():
+                record = _judged(module, evaluate, epoch, found)
+            progress = progress.after(record)
             if accelerator.is_main_process:
-                checkpoint.save(folder, identity, progress, module, optimizer)
+                checkpoint.save(folder, identity, progress, module, optimizer, average)
+                if metrics is not None:
+                    write_atomically(metrics, _metrics(progress, recipe, epochs.steps).encode())
             accelerator.wait_for_everyone()
             if on_epoch:
                 on_epoch(record)
+    accelerator.free_memory()
+    structure(module, recipe, progress.best_epoch)
     checkpoint.load_best(folder, module)
     module.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     return TrainedNetwork(
@@ -114,119 +126,8 @@ def train(
     )
 
 
-def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Weight decay on every weight matrix, factored or not; none on biases, normalisation and embeddings of position."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in module.named_parameters():
-        leaf = name.rpartition(".")[2]
-        is_matrix = parameter.dim() >= 2 and (leaf.endswith("weight") or leaf.startswith("original"))
-        (decayed if is_matrix else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=True)
-    return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
-
-
-def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-    """At ``step`` of ``steps`` (0 is the first). one-cycle: up in a line, then down in half a cosine; cosine: down only."""
-    rise = round(WARM_UP * steps) if recipe.schedule == "one-cycle" else 0
-    if step < rise:
-        return recipe.lr * (step + 1) / rise
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-
-
-def bf16_pays(device: torch.device) -> bool:
-    """Whether mixed precision is faster there: GPUs with bfloat16, and CPUs with instructions for it.
-
-    AMX gives 2.2-2.5x; AVX512-BF16 gave 1.4x on VGG16, 1.3x on ResNet20, 1.4-1.6x on the ViT (two EPYC cores, channels-last).
-    """
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-
-
-# ---------------------------------------------------------------------------------------------- one epoch
-
-
-@dataclass
-class _Run:
-    """What stays the same from epoch to epoch."""
-
-    accelerator: Accelerator
-    device: torch.device
-    dataset: Dataset
-    recipe: Recipe
-    loss: Loss
-    on_progress: Callable[[float, float, str], None] | None
-
-    def epoch(self, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[float, float]:
-        """One pass over the training split: (mean loss, images per second)."""
-        recipe, split, summary = self.recipe, self.dataset.split("train"), self.dataset.summary
-        generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
-        torch.manual_seed(recipe.seed * 100_003 + epoch)  # dropout and the like
-        order = torch.randperm(len(split), generator=generator)
-        batch_size = min(recipe.batch_size, len(split))
-        steps = len(split) // batch_size  # the images left over come in another epoch
-        bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and bf16_pays(self.device))
-        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        total = torch.zeros((), device=self.device)
-        model.train()
-        start = time.perf_counter_ns()
-        for step, index in enumerate(order[: steps * batch_size].view(steps, batch_size)):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, (epoch - 1) * steps + step, recipe.epochs * steps)
-            images = augment(split.images[index].to(self.device), recipe.augment, generator)
-            inputs = normalise(images, summary.mean, summary.std).contiguous(memory_format=torch.channels_last)
-            labels = split.labels[index].to(self.device)
-            try:
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-                    outputs = model(inputs[rank::processes])
-                value = self.loss(outputs.float(), labels[rank::processes])
-                self.accelerator.backward(value)
-            except torch.OutOfMemoryError as error:
-                raise OutOfResource("the device's memory is full", fix=f"lower the batch size ({recipe.batch_size})") from error
-            if recipe.clip_norm is not None:
-                self.accelerator.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            total += value.detach()
-            if step % 16 == 15 and not math.isfinite(float(self.accelerator.reduce(total, "mean"))):
-                break
-            if self.on_progress:
-                done = (epoch - 1) * steps + step + 1
-                self.on_progress(done * batch_size, recipe.epochs * steps * batch_size, f"epoch {epoch}/{recipe.epochs}")
-        mean = float(self.accelerator.reduce(total, "mean")) / steps
-        seconds = (time.perf_counter_ns() - start) / 1e9
-        return mean, steps * batch_size / seconds
-
-
-def _classification(recipe: Recipe, dataset: Dataset) -> Loss:
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        if logits.shape[-1] < len(dataset.summary.classes):
-            raise BadData(
-                f"the network tells {logits.shape[-1]} classes apart, the data has {len(dataset.summary.classes)}",
-                where=dataset.summary.name,
-                fix="build the network for as many classes as the data has",
-            )
-        return cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-
-    return loss
-
-
-def _check_finite(module: nn.Module, train_loss: float, epoch: int, folder: Path) -> None:
-    if math.isfinite(train_loss) and all(bool(torch.isfinite(tensor).all()) for tensor in module.parameters()):
-        return
-    kept = f"epoch {epoch - 1} is kept" if epoch > 1 else "no epoch was finished"
-    raise TrainingDiverged(
-        f"in epoch {epoch} the loss or the weights are no longer numbers; {kept}",
-        where=folder,
-        fix="lower the learning rate (--lr) to a third; or lower N, or train in fp32",
-    )
-
-
-def _device(name: str, accelerator: Accelerator) -> torch.device:
+def find_device(name: str, accelerator: Accelerator) -> torch.device:
+    """``auto``, ``cpu`` or ``cuda`` as a device. Raises `UnknownName`."""
     if name == "auto":
         found: torch.device = accelerator.device
         return found
@@ -235,3 +136,85 @@ def _device(name: str, accelerator: Accelerator) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UnknownName("device", name, ("auto", "cpu"), fix="torch sees no CUDA device on this machine")
     return torch.device("cpu") if name == "cpu" else accelerator.device
+
+
+def _warn(recipe: Recipe, dataset: Dataset) -> None:
+    if recipe.depth > 1 and recipe.weight_decay == 0:
+        warnings.warn(
+            "weight decay 0: LoRITa induces low rank by weight decay only, without it it does nothing",
+            TrainingWarning,
+            stacklevel=3,
+        )
+    images = len(dataset.split("train"))
+    if recipe.batch_size > images:
+        warnings.warn(
+            f"a batch of {recipe.batch_size} is more than the {images} training images: all are taken",
+            TrainingWarning,
+            stacklevel=3,
+        )
+
+
+def _prepared(
+    module: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, epochs: Epochs, compile: bool
+) -> Network:
+    epochs.accelerator.free_memory()
+    model, optimizer = epochs.accelerator.prepare(module, optimizer)
+    if compile:
+        model.train()
+        inputs, labels = next(epochs.batches(1))
+        model = try_compile(model, partial(epochs.loss, inputs=inputs, labels=labels))
+    return Network(model, optimizer, average)
+
+
+def _judged(module: nn.Module, evaluate: Callable[[nn.Module], Accuracy], epoch: int, found: Pass) -> EpochRecord:
+    with evaluating(module), composed_once(module):
+        validation = evaluate(module)
+    return EpochRecord(
+        epoch=epoch,
+        train_loss=found.loss,
+        validation=validation,
+        images_per_s=found.images_per_s,
+        rank_fraction=rank_fraction(module),
+    )
+
+
+def _check(module: nn.Module, found: Pass, epoch: int, recipe: Recipe, folder: Path) -> None:
+    kept = f"epoch {epoch - 1} is kept" if epoch > 1 else "no epoch was finished"
+    if not math.isfinite(found.loss) or not all(bool(torch.isfinite(tensor).all()) for tensor in module.parameters()):
+        raise TrainingDiverged(
+            f"in epoch {epoch} the loss or the weights are no longer numbers; {kept}",
+            where=folder,
+            fix="lower the learning rate (--lr) to a third; or lower N, or train in fp32",
+        )
+    if found.gradient < VANISHED and recipe.depth_at(epoch) > 1:
+        raise TrainingDiverged(
+            f"in epoch {epoch} the gradients have vanished (norm {found.gradient:.0e}): products of {recipe.depth_at(epoch)} "
+            f"factors have faded to nothing; {kept}",
+            where=folder,
+            fix="lower N (--depth) or the weight decay (--weight-decay)",
+        )
+
+
+def _text(progress: checkpoint.Progress) -> str:
+    """How the training stood after the last epoch, for the progress bar."""
+    if not progress.epochs:
+        return ""
+    last = progress.epochs[-1]
+    return (
+        f", loss {last.train_loss:.3g}, {last.validation.metric} {last.validation.value:.4g}, "
+        f"{last.images_per_s:,.0f} images/s, rank {100 * last.rank_fraction:.0f} %"
+    )
+
+
+def _metrics(progress: checkpoint.Progress, recipe: Recipe, steps: int) -> str:
+    """One line of JSON an epoch: the record, and what the recipe was at its last step."""
+    losses = [each.train_loss for each in progress.epochs]
+    lines = []
+    for each in progress.epochs:
+        facts = each.model_dump(mode="json")
+        facts["validation"] = {**facts["validation"], "value": each.validation.value}
+        facts["lr"] = learning_rate(recipe, each.epoch * steps - 1, recipe.epochs * steps, losses[: each.epoch - 1])
+        facts["weight_decay"] = recipe.weight_decay_at(each.epoch)
+        facts["depth"] = recipe.depth_at(each.epoch)
+        lines.append(json.dumps(facts))
+    return "\n".join(lines) + "\n"

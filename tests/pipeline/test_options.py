@@ -40,7 +40,7 @@ def test_a_wrong_value_names_its_option():
 
 def test_recipe_takes_only_what_was_given():
     default = Recipe(epochs=7, batch_size=64, lr=0.1, weight_decay=1e-3)
-    changed = make_options(model="vgg16", epochs=3, weight_decay=0.0, seed=5).recipe(default)
+    changed = make_options(model="vgg16", epochs=3, weight_decay=0.0, seed=5).recipe_from(default)
     assert (changed.epochs, changed.weight_decay, changed.seed, changed.lr) == (3, 0.0, 5, 0.1)
 
 

@@ -23,7 +23,8 @@ from lorita_deploy.train.augment import augment
 from lorita_deploy.train.checkpoint import BEST, LAST
 from lorita_deploy.train.composition import factored_layers
 from lorita_deploy.train.datasets import load_dataset
-from lorita_deploy.train.loop import learning_rate, make_optimizer, train
+from lorita_deploy.train.loop import train
+from lorita_deploy.train.schedule import learning_rate, make_optimizer
 from lorita_deploy.train.splits import Dataset
 
 RECIPE = Recipe(epochs=4, batch_size=64, lr=0.05, weight_decay=1e-3, depth=3, precision="fp32", augment=("flip", "crop"))
@@ -137,7 +138,7 @@ def test_a_stopped_training_resumes_to_the_same_weights(digits: Dataset, tmp_pat
 
 def test_a_killed_process_resumes_to_the_same_weights(digits: Dataset, tmp_path: Path) -> None:
     """SIGKILL at some moment of some epoch; the file of the last whole epoch is all there is."""
-    recipe = RECIPE.model_copy(update={"epochs": 30})
+    recipe = RECIPE.model_copy(update={"epochs": 8})
     script = Path(__file__)
     command = [sys.executable, str(script), str(tmp_path / "killed"), recipe.model_dump_json()]
     process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
@@ -151,7 +152,7 @@ def test_a_killed_process_resumes_to_the_same_weights(digits: Dataset, tmp_path:
     assert process.wait() == -signal.SIGKILL
     answer = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True)
     resumed = json.loads(answer.stdout)
-    assert 1 < resumed["first_epoch"] <= 30
+    assert 1 < resumed["first_epoch"] <= 8
     command[2] = str(tmp_path / "whole")
     answer = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True)
     whole = json.loads(answer.stdout)

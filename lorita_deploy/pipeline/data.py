@@ -1,0 +1,80 @@
+"""Stage data: the images found, counted and described."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from ..records import DataSummary
+from .context import Build, Stage
+from .folder import key_of
+
+
+def _data_key(build: Build) -> dict[str, Any]:
+    options = build.options
+    if build.own_task is not None:
+        return {"own": True, "shapes": [list(example.shape) for example in build.own_task.examples]}
+    sources = [options.calibration, *([build.data_name.partition(":")[2]] if build.data_name else []), options.data_root]
+    return {
+        "data": build.data_name,
+        "calibration": options.calibration,
+        "samples": options.calibration_samples,
+        "shape": build.shape,
+        "seed": options.seed,
+        "listing": [_listing(Path(source)) for source in sources if source],
+    }
+
+
+def _listing(folder: Path) -> str:
+    """A digest of the names, sizes and times of all files, so that unchanged images need not be read again."""
+    if not folder.is_dir():
+        return "none"
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        facts = path.stat()
+        total.update(f"{path.relative_to(folder)}|{facts.st_size}|{facts.st_mtime_ns}\n".encode())
+    return total.hexdigest()
+
+
+def _run_data(build: Build) -> str:
+    summary = _summary(build)
+    summary.save(build.folder / "data.json")
+    counts = ", ".join(f"{count:,} {split}" for split, count in summary.counts.items())
+    kind = f"{len(summary.classes)} classes" if summary.classes else "unlabelled"
+    return f"{summary.name}: {counts} ({kind}, {'x'.join(map(str, summary.shape))})"
+
+
+def _summary(build: Build) -> DataSummary:
+    if build.own_task is not None:
+        shape = tuple(build.own_task.examples[0].shape[1:])
+        digest = key_of({"shapes": [list(example.shape) for example in build.own_task.examples]})
+        return DataSummary(
+            name="own", source="handed in", classes=(), shape=shape, mean=(), std=(), counts={}, content_sha256=digest
+        )
+    if build.data_name is not None:
+        return build.dataset.summary
+    assert build.options.calibration is not None
+    from ..train.datasets import IMAGENET_MEAN, IMAGENET_STD, load_images
+
+    channels = build.shape[0]
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
+    total, count = hashlib.sha256(), 0
+    limit = 2 * build.options.calibration_samples
+    for batch in load_images(Path(build.options.calibration), shape=build.shape, mean=mean, std=std, limit=limit):
+        images = batch[0] if isinstance(batch, tuple) else batch
+        total.update(images.numpy().tobytes())
+        count += len(images)
+    return DataSummary(
+        name=Path(build.options.calibration).name,
+        source="a folder of unlabelled images",
+        classes=(),
+        shape=build.shape,
+        mean=mean,
+        std=std,
+        counts={"calibration": count},
+        content_sha256=total.hexdigest(),
+    )
+
+
+DATA = Stage("data", lambda build: ("data.json",), _data_key, _run_data)
