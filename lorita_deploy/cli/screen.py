@@ -9,7 +9,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from rich.console import Console
@@ -17,6 +17,7 @@ from rich.console import Console
 from ..records import Document
 from ..report.table import Table
 from ..report.terminal import render
+from .stdout import own_stdout
 
 NARROWEST = 160
 """Columns of a table written into a pipe or a file."""
@@ -25,9 +26,10 @@ NARROWEST = 160
 class Screen:
     """One command's output. ``as_json``: stdout gets the record and nothing else."""
 
-    def __init__(self, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+    def __init__(self, as_json: bool = False, quiet: bool = False, verbose: bool = False, stdout: TextIO | None = None) -> None:
         self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
-        self.out = _console(sys.stdout)
+        self.stdout = stdout or sys.stdout
+        self.out = _console(self.stdout)
         self.err = _console(sys.stderr)
         logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
         if not verbose:
@@ -36,7 +38,7 @@ class Screen:
     def show(self, answer: Any, *tables: Table) -> None:
         """The result: as JSON (a record, or plain values), or as tables."""
         if self.as_json:
-            click.echo(as_json(answer))
+            click.echo(as_json(answer), file=self.stdout)
             return
         for table in tables:
             self.out.print(render(table, self.out.width))
@@ -68,7 +70,8 @@ def with_screen(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("-v", "--verbose", is_flag=True, help="More detail, and the warnings of the libraries underneath.")
     @functools.wraps(command)
     def with_its_screen(*args: Any, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> Any:
-        return command(Screen(as_json, quiet, verbose), *args, **options)
+        with own_stdout() as stdout:
+            return command(Screen(as_json, quiet, verbose, stdout), *args, **options)
 
     return with_its_screen
 
