@@ -53,10 +53,14 @@ def keep_channels(network: nn.Module, cuts: Iterable[Cut]) -> None:
     """Cut all but the kept channels out of every layer of the groups, in place.
 
     The layers stay the same objects, with their hooks, type, device and memory format. Several groups may share a layer.
-    Raises ``ValueError`` for channels that a group does not have, or none.
+    Consumers that can take up a constant get a bias where they have none. Raises ``ValueError`` for channels that a group does
+    not have, or none.
     """
     for (name, side), gone in removed_positions(cuts).items():
-        _cut_layer(network.get_submodule(name), side, gone)
+        layer = network.get_submodule(name)
+        _cut_layer(layer, side, gone)
+        if side == "in" and takes_constants(layer):
+            ensure_bias(layer)
 
 
 def narrowed_geometries(geometries: Mapping[str, Geometry], widths: Iterable[tuple[ChannelGroup, int]]) -> dict[str, Geometry]:
@@ -118,6 +122,23 @@ def channel_count(layer: nn.Module, side: Side) -> int:
 def remaining(size: int, gone: set[int]) -> list[int]:
     """The positions that stay, ascending."""
     return [position for position in range(size) if position not in gone]
+
+
+def takes_constants(layer: nn.Module) -> bool:
+    """Whether a constant input channel can become part of the bias: not where zero padding stands beside the constant."""
+    padding = getattr(layer, "padding", 0)
+    if isinstance(padding, str):
+        return padding == "valid" or set(layer.kernel_size) <= {1}  # type: ignore[arg-type]
+    return not any(padding) if isinstance(padding, tuple) else not padding
+
+
+def ensure_bias(layer: nn.Module) -> None:
+    """Give the layer a bias of zeros where it has none."""
+    from torch import nn
+
+    if layer.bias is None:
+        weight = layer.get_parameter("weight")
+        layer.bias = nn.Parameter(weight.new_zeros(len(weight)), weight.requires_grad)  # type: ignore[assignment]
 
 
 def replace_tensor(layer: nn.Module, name: str, new: Tensor) -> None:

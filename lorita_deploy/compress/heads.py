@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .cuts import replace_tensor
+from .cuts import ensure_bias, replace_tensor
 from .rewrite import duplicate
 from .spectrum import finite_matrix
 
@@ -106,12 +106,9 @@ def resize_heads(network: nn.Module, attention: Attention, qk: int, vo: int) -> 
 
     Where values have a bias and outputs have none, the outputs get one.
     """
-    from torch import nn
-
     q, k, v, o = (network.get_submodule(name) for name in (attention.q, attention.k, attention.v, attention.o))
-    if v.bias is not None and o.bias is None:
-        weight = o.get_parameter("weight")
-        o.bias = nn.Parameter(weight.new_zeros(len(weight)), weight.requires_grad)  # type: ignore[assignment]
+    if v.bias is not None:
+        ensure_bias(o)
     for layer, width in ((q, qk), (k, qk), (v, vo), (o, vo)):
         rows, weight = attention.heads * width, layer.get_parameter("weight")
         setattr(layer, "in_features" if layer is o else "out_features", rows)

@@ -8,8 +8,10 @@ loss gradient at its outputs. With the channels I kept, x is rebuilt as T x_I,
 
 and T is folded into the consumer, W_t <- W_t T. The predicted loss is tr(A S), A = positions / 2 * sum_t W_t' G W_t, summed
 over consumers: exact where the consumer has a single tap; with several, what is lost at neighbouring pixels is taken for
-uncorrelated. There is no intercept, so zero padding stays what it is; channels that are always zero, or proportional to kept
-ones, cost nothing.
+uncorrelated. Channels that are always zero, or proportional to kept ones, cost nothing.
+
+A consumer that does not pad with zeros rebuilds x around its mean (C is then the covariance) and takes the means into its bias:
+there a constant channel costs nothing either. Beside zero padding a constant is not constant, and there is no such intercept.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .cuts import ChannelGroup, Cut, Member, keep_channels, replace_tensor
+from .cuts import ChannelGroup, Cut, Member, ensure_bias, keep_channels, replace_tensor, takes_constants
 from .moments import DAMPING, Moments
-from .readings import Readings
+from .readings import Reading, Readings
 from .rewrite import duplicate
 from .spectrum import finite_matrix
 
@@ -65,8 +67,9 @@ def select_channels(module: nn.Module, group: ChannelGroup, readings: Readings, 
     eliminations = []
     for member in group.consumers:
         finite_matrix(module, member.layer)
-        A = sensitivity(module.get_submodule(member.layer), member, moments[member.layer])
-        eliminations.append(_Elimination(readings[group.name, member.layer].second, A))
+        layer = module.get_submodule(member.layer)
+        A = sensitivity(layer, member, moments[member.layer])
+        eliminations.append(_Elimination(_to_rebuild(layer, readings[group.name, member.layer]), A))
     rows = min(readings[group.name, member.layer].rows for member in group.consumers)
 
     whole = sum(each.whole for each in eliminations)
@@ -84,6 +87,17 @@ def select_channels(module: nn.Module, group: ChannelGroup, readings: Readings, 
     taken = set(order)
     rest = [channel for channel in gains.argsort(descending=True, stable=True).tolist() if channel not in taken]
     return Selection((*order, *rest), tuple(float(f"{loss:.6g}") for loss in curve))
+
+
+def _to_rebuild(layer: nn.Module, reading: Reading) -> Tensor:
+    """(C, C) the moment C of what the consumer must rebuild: centred if constants can go into its bias."""
+    import torch
+
+    if not takes_constants(layer):
+        return reading.second
+    centred = reading.second - torch.outer(reading.mean, reading.mean)
+    varies = centred.diagonal() > NOTHING * reading.second.diagonal()
+    return centred.where(varies[:, None] & varies, centred.new_zeros(()))
 
 
 def sensitivity(layer: nn.Module, member: Member, moments: Moments) -> Tensor:
@@ -171,7 +185,7 @@ def narrow(module: nn.Module, cuts: Sequence[Cut], readings: Readings) -> nn.Mod
     for group, kept in cuts:
         for member in group.consumers:
             finite_matrix(network, member.layer)
-            _fold(network.get_submodule(member.layer), member, kept, readings[group.name, member.layer].second)
+            _fold(network.get_submodule(member.layer), member, kept, readings[group.name, member.layer])
     keep_channels(network, cuts)
     return network
 
@@ -190,18 +204,24 @@ def rebuild(second: Tensor, kept: Sequence[int]) -> tuple[list[int], Tensor]:
     return gone, (scale[index][:, None] * solved * power[gone]).T
 
 
-def _fold(layer: nn.Module, member: Member, kept: Sequence[int], second: Tensor) -> None:
-    """Give what the consumer does with the channels that go to the kept ones."""
+def _fold(layer: nn.Module, member: Member, kept: Sequence[int], reading: Reading) -> None:
+    """Give what the consumer does with the channels that go to the kept ones, and to its bias."""
     import torch
 
-    gone, T = rebuild(second, kept)
+    gone, T = rebuild(_to_rebuild(layer, reading), kept)
     if not gone:
         return
     weight = layer.get_parameter("weight").detach()
     weights = _weights_of(member, layer)
-    T = T.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
-    added = torch.einsum("mdrt,dk->mkrt", weights[:, gone].to(T.dtype), T)
+    exact = torch.promote_types(weight.dtype, torch.float32)
+    if takes_constants(layer):
+        ensure_bias(layer)
+        constant = (reading.mean[gone] - T @ reading.mean[list(kept)]).to(weight.device)
+        bias = layer.get_parameter("bias").detach()
+        replace_tensor(layer, "bias", bias.double() + weights[:, gone].double().flatten(2).sum(2) @ constant)
+    T = T.to(weight.device, exact)
+    added = torch.einsum("mdrt,dk->mkrt", weights[:, gone].to(exact), T)
     positions = torch.tensor([member.positions[channel] for channel in kept], device=weight.device)
     new = weight.clone().reshape(*weight.shape[:2], -1)
-    new[:, positions] = (new[:, positions].to(T.dtype) + added).to(weight.dtype)
+    new[:, positions] = (new[:, positions].to(exact) + added).to(weight.dtype)
     replace_tensor(layer, "weight", new.reshape(weight.shape))

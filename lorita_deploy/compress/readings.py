@@ -24,6 +24,8 @@ class Reading:
     """(C, C) uncentred second moment over examples, positions and repeats, float64 on the CPU."""
     rows: int
     """How many of those it comes from."""
+    mean: Tensor
+    """(C,) float64"""
 
 
 Readings = Mapping[tuple[str, str], Reading]
@@ -91,6 +93,7 @@ class _Sum:
         self.positions = torch.tensor(member.positions)
         self.rows = 0
         self.total = torch.zeros(len(self.positions), len(self.positions), dtype=torch.float64)
+        self.sum = torch.zeros(len(self.positions), dtype=torch.float64)
 
     def add(self, values: Tensor) -> None:
         """``values (N, positions, inputs of the consumer)``."""
@@ -98,6 +101,7 @@ class _Sum:
         rows = mine.transpose(2, 3).flatten(0, 2).double()
         self.rows += len(rows)
         self.total += (rows.T @ rows).cpu()
+        self.sum += rows.sum(0).cpu()
 
     def reading(self, name: str) -> Reading:
         import torch
@@ -112,4 +116,4 @@ class _Sum:
                 where=name,
                 fix="check the network and the preprocessing of the calibration inputs",
             )
-        return Reading(self.total / self.rows, self.rows)
+        return Reading(self.total / self.rows, self.rows, self.sum / self.rows)

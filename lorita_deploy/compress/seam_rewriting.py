@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..forms import pass_hooks, replace_layer
 from ..records import Geometry
-from .cuts import replace_tensor
+from .cuts import ensure_bias, replace_tensor
 from .rewrite import duplicate
 from .spectrum import finite_matrix
 
@@ -88,9 +88,7 @@ def resize_seam(network: nn.Module, seam: Seam, width: int | None) -> None:
         replace_layer(network, seam.first, nn.Identity().train(first.training))
         return
     first.bias = None  # type: ignore[assignment]
-    if second.bias is None:
-        weight = second.get_parameter("weight")
-        second.bias = nn.Parameter(weight.new_zeros(len(weight)), weight.requires_grad)  # type: ignore[assignment]
+    ensure_bias(second)
     for layer, side, dim in ((first, "out", 0), (second, "in", 1)):
         weight = layer.get_parameter("weight")
         setattr(layer, f"{side}_{'features' if isinstance(layer, nn.Linear) else 'channels'}", width)

@@ -194,8 +194,9 @@ def test_the_predicted_loss_is_the_real_weighted_error() -> None:
             error = (found(it.inputs) - it.net(it.inputs)).double()
         loss = 0.5 * float(((error @ G) * error).sum(1).mean())
         assert loss == pytest.approx(selection.loss_at_width[width], rel=1e-4, abs=1e-9)
-    with torch.no_grad():  # and nothing kept is nothing computed
+    with torch.no_grad():  # and nothing kept is nothing computed but the mean
         whole = functional.linear(functional.relu(it.net[0](it.inputs)), it.net[2].weight).double()
+    whole = whole - whole.mean(0)
     assert 0.5 * float(((whole @ G) * whole).sum(1).mean()) == pytest.approx(selection.loss_at_width[0], rel=1e-4)
 
 
@@ -210,7 +211,7 @@ def test_each_channel_is_the_best_next_one() -> None:
     readings = {}
     for name in names:
         rows = torch.randn(50, width, dtype=torch.float64) @ torch.randn(width, width, dtype=torch.float64)
-        readings["g", name] = Reading(rows.T @ rows / 50, 50)
+        readings["g", name] = Reading(rows.T @ rows / 50, 50, torch.zeros(width, dtype=torch.float64))
     geometry = Geometry(kind="linear", out_channels=6, in_channels=width)
     moments = made_up_moments(dict.fromkeys(names, geometry))
     A = [sensitivity(layers[member.layer], member, moments[member.layer]) for member in members]
@@ -251,6 +252,69 @@ def test_a_strided_point_convolution_does_not_read_what_it_skips() -> None:
     reading = it.readings["0", "1"]
     assert reading.rows == seen.shape[1] == 8 * 6
     torch.testing.assert_close(reading.second, seen @ seen.T / seen.shape[1])
+
+
+@pytest.mark.parametrize(
+    ("value", "consumer", "goes"),
+    [
+        (0.7, nn.Conv2d(8, 5, 1, bias=False), True),
+        (0.7, nn.Conv2d(8, 5, 3), True),
+        (0.7, nn.Conv2d(8, 5, 1, stride=2), True),
+        (0.7, nn.Conv2d(8, 5, 3, padding="valid"), True),
+        (0.7, nn.Conv2d(8, 5, 3, padding=1), False),
+        (0.7, nn.Conv2d(8, 5, (1, 3), padding=(0, 1)), False),
+        (0.7, nn.Conv2d(8, 5, 3, padding="same"), False),
+        (-0.7, nn.Conv2d(8, 5, 3, padding=1), True),  # zero behind the ReLU: padding cannot tell
+    ],
+)
+def test_a_constant_channel_goes_unless_zero_padding_sees_it(value: float, consumer: nn.Conv2d, goes: bool) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), consumer, nn.ReLU(), nn.Conv2d(5, 2, 1))
+    nn.init.uniform_(net[1].bias, 0.1, 0.3)
+    with torch.no_grad():
+        net[1].weight[6], net[1].bias[6] = 0.0, value
+    it = Narrowable(net, INPUTS)
+    group = it.groups["0"]
+    selection = it.select("0")
+    assert (set(range(8)) - set(selection.kept(selection.free_width))) == ({6} if goes else set())
+    found = narrow(net, [(group, selection.kept(selection.free_width))], it.readings)
+    assert_same_function(found, net, torch.randn(16, 3, 11, 11, generator=torch.Generator().manual_seed(9)))
+    without = narrow(net, [(group, [0, 1, 2, 3, 4, 5, 7])], it.readings)  # forced, it is worse than nothing gone
+    error = (without(INPUTS) - net(INPUTS)).abs().max()
+    assert (error < 1e-5) == goes
+
+
+def test_of_two_constants_that_zero_padding_sees_one_stays_for_both() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 5, 3, padding=1))
+    nn.init.uniform_(net[1].bias, 0.1, 0.3)
+    with torch.no_grad():
+        net[1].weight[[2, 6]] = 0.0
+    net.append(nn.Conv2d(5, 2, 1))
+    it = Narrowable(net, INPUTS)
+    cuts = [(it.groups["0"], it.select("0").kept(it.select("0").free_width))]
+    assert set(range(8)) - set(cuts[0][1]) in ({2}, {6})
+    assert_same_function(narrow(net, cuts, it.readings), net, INPUTS)
+
+
+def test_a_constant_read_with_and_without_padding_stays() -> None:
+    class Fork(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.norm = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
+            self.point, self.wide = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = functional.relu(self.norm(self.stem(x)))
+            return self.point(x) * self.wide(x)
+
+    torch.manual_seed(0)
+    net = Fork()
+    nn.init.uniform_(net.norm.bias, 0.1, 0.3)
+    with torch.no_grad():
+        net.norm.weight[5] = 0.0
+    it = Narrowable(net, INPUTS)
+    assert it.select("stem").free_width == 8
 
 
 class Block(nn.Module):
