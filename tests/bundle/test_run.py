@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,7 @@ import pytest
 from small_onnx import write_small_onnx
 
 from lorita_deploy import bundle
-from lorita_deploy.records import Artifact, Manifest, ManifestFile, Profile, Receipt
+from lorita_deploy.records import Artifact, Manifest, ManifestFile, Profile, Receipt, Verification
 
 PYTHON36 = Path.home() / ".pyenv/versions/3.6.15/bin/python"
 RUNNER = Path(bundle.__file__).with_name("run.py")
@@ -199,6 +204,166 @@ def test_in_a_bundle_the_manifest_stands_for_the_job(folder: Path) -> None:
     (folder / "golden/inputs.npz").write_bytes(b"changed")
     done = subprocess.run([sys.executable, "run.py"], cwd=folder, capture_output=True, text=True, check=False)
     assert_refused(done, 2, "golden/inputs.npz")
+
+
+# ---------------------------------------------------------------------------------------------- stopped and resumed
+
+
+def begin(folder: Path, body: dict[str, Any], *arguments: str) -> subprocess.Popen[str]:
+    path = folder / "job.json"
+    path.write_text(json.dumps(body))
+    command = [sys.executable, str(RUNNER), "--job", str(path), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_reloads(folder: Path, count: int) -> dict[str, Any]:
+    """What is finished, as soon as so many reloads are."""
+    path, end = folder / "receipt-progress.json", time.monotonic() + 60
+    while time.monotonic() < end:
+        if path.exists():
+            found = json.loads(path.read_text())
+            if len(found["reloads"]) >= count:
+                return found
+        time.sleep(0.02)
+    raise AssertionError("the race did not get that far")
+
+
+@pytest.mark.parametrize(("end", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_was_stopped_goes_on_where_it_was(folder: Path, end: signal.Signals, code: int) -> None:
+    body = job(folder, samples=480, max_seconds=20.0)
+    child = begin(folder, body)
+    wait_for_reloads(folder, 2)
+    child.send_signal(end)
+    child.communicate()
+    assert child.returncode == code
+    assert not (folder / "receipt.json").exists()
+    kept = json.loads((folder / "receipt-progress.json").read_text())
+    done = start(folder, body)
+    assert done.returncode == 0, done.stderr
+    receipt = Receipt.load(folder / "receipt.json")
+    (resumed,) = [warning for warning in receipt.warnings if warning.startswith("resumed: ")]
+    assert resumed == f"resumed: {len(kept['reloads'])} of 12 reloads are from before an interruption"
+    for series in receipt.series:
+        before = [ns / 1e6 for reload in kept["reloads"] for ns in reload[series.name]["samples"]]
+        assert list(series.samples_ms[: len(before)]) == before, "finished samples are kept, not taken again"
+        assert series.reloads == 12
+        assert series.load_ms == kept["probes"][series.name]["load_ms"]
+    assert not (folder / "receipt-progress.json").exists()
+
+
+def test_another_job_does_not_go_on_with_what_is_there(folder: Path) -> None:
+    child = begin(folder, job(folder, samples=480, max_seconds=20.0))
+    wait_for_reloads(folder, 1)
+    child.kill()
+    child.communicate()
+    done = start(folder, job(folder, samples=48, settings={"graph_level": "basic"}))
+    assert done.returncode == 0, done.stderr
+    assert not [warning for warning in Receipt.load(folder / "receipt.json").warnings if "resumed" in warning]
+
+
+def test_progress_that_is_damaged_is_begun_anew(folder: Path) -> None:
+    for content in ("", "[]", "{", '{"schema": "lorita-deploy/progress/1"}'):
+        (folder / "receipt-progress.json").write_text(content)
+        assert start(folder, job(folder, samples=12, max_seconds=1.0)).returncode == 0
+
+
+def test_two_at_once_are_refused(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    assert_refused(start(folder, job(folder)), 6, "another run is at work")
+    os.close(handle)
+    assert start(folder, job(folder, samples=12, max_seconds=1.0)).returncode == 0
+
+
+def test_a_finished_receipt_is_kept(folder: Path) -> None:
+    for _ in range(2):
+        assert start(folder, job(folder, samples=12, max_seconds=1.0)).returncode == 0
+    receipts = [Receipt.load(path) for path in folder.glob("receipt*.json")]
+    assert len({receipt.run_id for receipt in receipts}) == 2
+
+
+def test_no_room_is_said_before_anything_is_measured(folder: Path) -> None:
+    path = folder / "job.json"
+    path.write_text(json.dumps(job(folder)))
+    code = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+sys.path.insert(0, sys.argv[1])
+sys.argv = ["run.py", "--job", sys.argv[2]]
+runpy.run_path(sys.path[0] + "/run.py", run_name="__main__")
+"""
+    command = [sys.executable, "-B", "-c", code, str(RUNNER.parent), str(path)]
+    assert_refused(subprocess.run(command, capture_output=True, text=True, check=False), 6, "cannot be written")
+    assert not list(folder.glob("*.part"))
+
+
+def test_every_wrong_file_is_named_at_once(folder: Path) -> None:
+    body = job(folder)
+    (folder / "dense.onnx").write_bytes(b"other")
+    (folder / "compressed.onnx").unlink()
+    done = start(folder, body)
+    assert_refused(done, 2, "nothing was run")
+    assert "dense.onnx" in done.stderr
+    assert "compressed.onnx" in done.stderr
+
+
+# ---------------------------------------------------------------------------------------------- what else it can do
+
+
+def test_a_deadline_is_met_by_the_most_accurate_that_can(folder: Path) -> None:
+    body = job(folder, max_seconds=10.0)
+    for artifact, accuracy in zip(body["artifacts"], (0.93, 0.91), strict=True):
+        artifact["accuracy"] = accuracy
+    done = start(folder, body, "--deadline", "1000")
+    assert done.returncode == 0, done.stderr
+    receipt = Receipt.load(folder / "receipt.json")
+    assert receipt.deadline
+    assert receipt.deadline.chosen == "compressed", "the more accurate one, by what the job says"
+    for series in receipt.series:
+        assert series.calls_per_sample == 1, "the tail is that of single calls"
+        assert series.n >= 1000
+        assert series.p99_ms
+        assert series.p99_ci95_ms
+        assert series.p99_ci95_ms[0] <= series.p99_ms <= series.p99_ci95_ms[1]
+        assert receipt.deadline.p99_at_most_ms[series.name] == series.p99_ci95_ms[1]
+
+
+def test_a_deadline_that_none_meets_is_exit_1(folder: Path) -> None:
+    done = start(folder, job(folder, max_seconds=10.0), "--deadline", "0.000001")
+    assert done.returncode == 1, done.stderr
+    receipt = Receipt.load(folder / "receipt.json")
+    assert receipt.deadline
+    assert receipt.deadline.chosen is None
+
+
+def test_verifying_alone_gives_no_times(folder: Path) -> None:
+    done = start(folder, job(folder), "--verify-only")
+    assert done.returncode == 0, done.stderr
+    found = Verification.load(done.stdout.strip())
+    assert Path(done.stdout.strip()).name == "verification.json"
+    assert [each.name for each in found.artifacts] == ["compressed", "dense"]
+    assert all(each.max_rel is not None and each.max_rel < 1e-5 for each in found.artifacts)
+    assert not (folder / "receipt.json").exists()
+
+
+def test_receipts_tell_the_conditions(folder: Path) -> None:
+    assert start(folder, job(folder, model="small")).returncode == 0
+    receipt = Receipt.load(folder / "receipt.json")
+    assert receipt.model == "small"
+    assert [each.at for each in receipt.conditions] == ["start", *(f"reload {n}" for n in range(1, 13)), "end"]
+    assert len(receipt.fingerprint) == 64
+    first = receipt.fingerprint
+    assert start(folder, job(folder, settings={"threads": 2})).returncode == 0
+    assert Receipt.load(folder / "receipt.json").fingerprint != first
+    for series in receipt.series:
+        assert series.throughput_per_s == pytest.approx(1e3 * series.n / sum(series.samples_ms))
+
+
+def test_tensorrt_is_refused_by_name_and_replaced_where_it_is_only_preferred(folder: Path) -> None:
+    if importlib.util.find_spec("tensorrt"):
+        pytest.skip("TensorRT is installed")
+    assert_refused(start(folder, job(folder, settings={"runtime": "tensorrt"})), 2, "tensorrt cannot be imported")
+    assert_refused(start(folder, job(folder), "--runtime", "tensorrt"), 2, "tensorrt cannot be imported")
 
 
 @pytest.mark.slow
