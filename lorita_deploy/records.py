@@ -1086,6 +1086,7 @@ class Change(Part):
     """One artifact's median in two receipts, A before and B after. The interval is that of ``change``."""
 
     name: str
+    """The artifact's; of the times without transfers on a GPU, with ``(GPU alone)``."""
     before_ms: float
     after_ms: float
     change: float
@@ -1107,6 +1108,8 @@ class Comparison(Document):
     differences: tuple[str, ...]
     """In host and settings; anything here makes the comparison one of two environments."""
     changes: tuple[Change, ...]
+    unmatched: tuple[str, ...] = ()
+    """Artifacts that only one of the receipts timed."""
 
 
 class Finding(Part):

@@ -72,7 +72,7 @@ def write_bundle(
     classes: Sequence[str],
     tolerance: float,
     runtime: str = "onnxruntime",
-    accuracy: Mapping[str, Accuracy] | None = None,
+    accuracy: Mapping[Any, Accuracy] | None = None,
 ) -> Manifest:
     """Fill the new or empty ``folder``; its manifest is written last, so that a bundle with one is whole.
 

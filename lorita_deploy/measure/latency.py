@@ -24,6 +24,7 @@ def race(
     samples: int = 1200,
     max_seconds: float = 20.0,
     kind: str = "cpu",
+    model: str = "",
     result: str = "receipt.json",
 ) -> Receipt:
     """Verify and race ``artifacts``, whose paths are relative to ``folder``, interleaved against the ``baseline`` role.
@@ -36,13 +37,17 @@ def race(
     job: dict[str, Any] = {
         "tasks": ["verify", "race"],
         "settings": settings.model_dump(),
-        "artifacts": [{"name": name, "path": found.path, "sha256": found.sha256} for name, found in named.items()],
+        "artifacts": [
+            {"name": name, "path": found.path, "sha256": found.sha256, "precision": found.precision}
+            for name, found in named.items()
+        ],
         "baseline": baseline,
         "golden": golden and _golden_files(folder, golden, list(named)),
         "tolerance": tolerance,
         "samples": samples,
         "max_seconds": max_seconds,
         "kind": kind,
+        "model": model,
         "result": result,
     }
     return Receipt.load(device.run(folder, job, timeout_s=TIMEOUT_S))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bundle.archive import is_plain
-from ..bundle.manifest import MANIFEST, check_bundle, unpack
+from ..bundle.manifest import MANIFEST, check_bundle, read_manifest, unpack
 from ..devices.local import LocalDevice
 from ..devices.look import kind_of
 from ..devices.ssh import SshDevice
@@ -105,6 +105,7 @@ def bench_again(
         golden=golden if (golden / "inputs.npz").exists() else None,
         tolerance=TOLERANCE,
         kind=kind_of(device.look) if isinstance(device, SshDevice) else "cpu",
+        model=_model(folder),
         result=where.name,
     )
     return receipt, where
@@ -163,3 +164,10 @@ def _settings(folder: Path, artifacts: tuple[Artifact, ...]) -> Settings:
     if (folder / "receipt.json").exists():
         return Receipt.load(folder / "receipt.json").settings
     return Settings(runtime="onnxruntime", threads=1, graph_level="all", spinning=False, batch=artifacts[0].batch)
+
+
+def _model(folder: Path) -> str:
+    """The model's name, as far as the last race or the manifest tells it."""
+    if (folder / MANIFEST).exists():
+        return read_manifest(folder).model
+    return Receipt.load(folder / "receipt.json").model if (folder / "receipt.json").exists() else ""

@@ -13,7 +13,7 @@ from ..measure.latency import race
 from ..records import Accuracy, Artifact, ArtifactList, Fidelity, FidelityReport, Receipt, Role, write_atomically
 from ..report import words
 from .context import EVALUATION_BATCH, Build, Stage
-from .exporting import export, preprocessing, sources
+from .exporting import export, judged, preprocessing, sources
 from .folder import sha256_of
 from .reporting import write_report
 from .training import percent
@@ -45,7 +45,7 @@ def _export_key(build: Build) -> dict[str, Any]:
 
 def _run_export(build: Build) -> str:
     modules: dict[Role, nn.Module] = {"compressed": build.compressed.module, "dense": build.dense}
-    artifacts = tuple(export(build, modules[role], role, build.folder.path) for role in ROLES)
+    artifacts = tuple(judged(build, export(build, modules[role], role, build.folder.path)) for role in ROLES)
     ArtifactList(artifacts=artifacts).save(build.folder / "artifacts.json")
     inputs = [tensor.cpu().numpy() for tensor in golden_inputs(build)]
     write_atomically(build.folder / "golden" / "inputs.npz", npz(dict(zip(build.task.input_names, inputs, strict=True))))
@@ -54,7 +54,9 @@ def _run_export(build: Build) -> str:
         write_atomically(build.folder / "golden" / f"outputs-{role}.npz", npz(outputs))
     shipped, dense = artifacts
     form = f"opset {shipped.opset}, IR {shipped.ir_version}, {shipped.precision}"
-    return f"{form}, {_megabytes(shipped)} (dense {_megabytes(dense)})"
+    refused = any(note.startswith("would not load") for note in shipped.notes)
+    fits = f"WOULD NOT LOAD on {build.target.spelled} (see: targets check)" if refused else f"for {build.target.spelled}"
+    return f"{form}, {_megabytes(shipped)} (dense {_megabytes(dense)}), {fits}"
 
 
 def golden_inputs(build: Build) -> tuple[Any, ...]:
@@ -149,6 +151,7 @@ def _run_bench(build: Build) -> str:
         golden=build.folder / "golden",
         tolerance=TOLERANCE,
         kind=build.kind,
+        model=build.options.model,
     )
     role = decide(build, receipt)
     winner = next(artifact for artifact in build.artifacts if artifact.role == role)
@@ -198,6 +201,8 @@ def _run_bundle(build: Build) -> str:
         preprocessing=preprocessing(build),
         classes=build.data.classes,
         tolerance=TOLERANCE,
+        runtime="tensorrt" if build.target.runtime == "tensorrt" else "onnxruntime",
+        accuracy=FidelityReport.load(build.folder / "fidelity.json").accuracy,
     )
     packed = pack(folder, build.folder / "bundle.tar.gz")
     report = write_report(build)

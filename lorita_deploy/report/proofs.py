@@ -108,5 +108,6 @@ def comparison(found: Comparison) -> Table:
         for change in found.changes
     ]
     columns = ("artifact", ">A ms", ">B ms", ">change", ">95 % interval", "verdict")
-    note = "; ".join(found.differences) and f"different environments: {'; '.join(found.differences)}"
-    return Table(f"B against A, tolerance {100 * found.tolerance:.0f} %", columns, tuple(rows), note)
+    notes = [f"different environments: {'; '.join(found.differences)}"] if found.differences else []
+    notes += [f"in one of them only: {', '.join(found.unmatched)}"] if found.unmatched else []
+    return Table(f"B against A, tolerance {100 * found.tolerance:.0f} %", columns, tuple(rows), "; ".join(notes))
