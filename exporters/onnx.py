@@ -63,6 +63,7 @@ class OnnxExporter:
         if job.simplify:
             model, note, error = simplify(model, _feeds(job), open_bytes)
             strip(model)
+        unnamed = _unnamed_layers(model, job)
         precision, kept = job.precision, ()
         if precision != "fp32":
             from .onnx_precision import lower
@@ -92,8 +93,9 @@ class OnnxExporter:
             simplified=error is not None,
             inputs=tensor_specs(model.graph.input),
             outputs=tensor_specs(model.graph.output),
-            notes=tuple(each for each in (note, _unnamed_layers(model, job)) if each),
+            notes=tuple(each for each in (note, unnamed) if each),
             simplify_error=error,
+            kept_fp32=kept if precision != "fp32" else (),
         )
 
     def for_timing(self, content: bytes, precision: Precision, runtime: str) -> bytes:

@@ -112,7 +112,9 @@ def overflowing(model: ModelProto, feeds: Sequence[Arrays], open_bytes: Callable
     for found in _values(model, feeds, open_bytes):
         for name, values in found.items():
             largest[name] = max(largest.get(name, 0.0), float(np.abs(values).max(initial=0)))
-    return {node.name for node in model.graph.node if any(largest.get(name, 0) > LARGEST for name in (*node.input, *node.output))}
+    return {
+        node.name for node in model.graph.node if any(largest.get(name, 0) > LARGEST for name in (*node.input, *node.output))
+    }
 
 
 def _first_loser(model: ModelProto, reference: Arrays, found: Arrays, kept: Collection[str]) -> str | None:
@@ -164,7 +166,9 @@ def _retype_attributes(node: NodeProto) -> None:
         if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
             attribute.i = TensorProto.FLOAT16
         elif attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT:
-            attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float16), attribute.t.name))
+            attribute.t.CopyFrom(
+                numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float16), attribute.t.name)
+            )
 
 
 def _drop_unread(graph: GraphProto) -> None:
