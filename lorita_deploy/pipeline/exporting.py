@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..inspection.loading import check_loading
 from ..ports import ExportJob
 from ..records import Artifact, Role
 from .context import Build
@@ -44,6 +45,14 @@ def export(build: Build, module: nn.Module, role: Role, folder: Path, metadata: 
     artifact = build.exporter.export(job)
     module.to(build.device)
     return artifact
+
+
+def judged(build: Build, artifact: Artifact) -> Artifact:
+    """With a note for each reason why it would not load on the target."""
+    found = check_loading(build.folder / artifact.path, build.target)
+    wrong = [each for each in found.findings if each.state == "wrong"]
+    notes = tuple(f"would not load on {found.target}: {each.subject}: {each.found}; {each.fix}" for each in wrong)
+    return artifact.model_copy(update={"notes": (*artifact.notes, *notes)})
 
 
 def preprocessing(build: Build) -> dict[str, object]:
