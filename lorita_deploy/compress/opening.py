@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from .plain_attention import PlainAttention
 
 
+TIMM = {"timm.layers.attention", "timm.models.vision_transformer"}
+"""Where timm keeps, and kept, its plain ``Attention``; classes of that name elsewhere do more."""
+
+
 @dataclass(frozen=True)
 class Opening:
     """The attentions that were opened, by name, and those that could not be."""
@@ -79,7 +83,7 @@ def _kind(part: nn.Module) -> str | None:
 
     if type(part) is nn.MultiheadAttention:
         return "torch"
-    if type(part).__name__ == "Attention" and type(part).__module__.startswith("timm."):
+    if type(part).__name__ == "Attention" and type(part).__module__ in TIMM:
         return "timm"
     is_plain = all(isinstance(getattr(part, name, None), nn.Linear) for name in "qkvo")
     projects = isinstance(part, nn.MultiheadAttention) or any(isinstance(child, nn.Linear) for child in part.children())

@@ -218,6 +218,35 @@ def test_timm_with_norms_is_left(options: dict[str, object], reason: str) -> Non
     assert reason.replace("\\", "") in found.left_alone[0].reason
 
 
+class Around(nn.Module):
+    """One layer, on tokens or, for windows, on their square."""
+
+    def __init__(self, attention: nn.Module, square: bool = False) -> None:
+        super().__init__()
+        self.attention = attention
+        self.square = square
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x.unflatten(1, (2, 2)) if self.square else x)
+
+
+def test_rotations_cosines_and_windows_are_left_by_their_names() -> None:
+    layers = pytest.importorskip("timm.layers")
+    swin = pytest.importorskip("torchvision.models.swin_transformer")
+    beit = pytest.importorskip("timm.models.beit")
+    torch.manual_seed(0)
+    tokens = torch.randn(2, 4, HEADS * WIDTH)
+    made = [
+        (Around(layers.AttentionRope(HEADS * WIDTH, HEADS)), "AttentionRope"),
+        (Around(swin.ShiftedWindowAttentionV2(HEADS * WIDTH, [2, 2], [0, 0], HEADS), square=True), "ShiftedWindowAttentionV2"),
+        (Around(beit.Attention(HEADS * WIDTH, HEADS)), "Attention"),
+    ]
+    for net, name in made:
+        found = open_attention(net.eval(), (tokens,))
+        assert [each.layer for each in found.left_alone] == ["attention"]
+        assert found.left_alone[0].reason.startswith(f"{name} is not a kind")
+
+
 # ---------------------------------------------------------------------------------------------- narrower heads of all kinds
 
 

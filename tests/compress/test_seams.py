@@ -19,7 +19,7 @@ from lorita_deploy.records import Geometry
 
 
 def seams_of(net: nn.Module, x: Tensor) -> Seams:
-    return linear_seams(net, (x[:1],), survey(net, (x[:1],)).geometries)
+    return linear_seams(net, (x[:2],), survey(net, (x[:2],)).geometries)
 
 
 def lively(net: nn.Module) -> nn.Module:
@@ -181,6 +181,13 @@ NOTHING_THERE = {
 def test_what_is_not_a_seam_is_not_mentioned(kind: str) -> None:
     found = seams_of(Net(NOTHING_THERE[kind], nn.Conv2d(3, 3, 1), nn.Conv2d(3, 5, 1)).eval(), IMAGES)
     assert found.seams == found.left_alone == ()
+
+
+def test_norms_that_look_at_the_values_are_not_linear() -> None:
+    x = torch.randn(6, 9)
+    for norm in (nn.LayerNorm(7), nn.BatchNorm1d(7, track_running_stats=False), nn.Tanh()):
+        found = seams_of(nn.Sequential(nn.Linear(9, 7), norm, nn.Linear(7, 4)).eval(), x)
+        assert found.seams == found.left_alone == ()
 
 
 def test_padding_over_no_constant_and_a_constant_without_padding_are_fine() -> None:
