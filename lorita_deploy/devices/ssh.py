@@ -9,6 +9,7 @@ import contextlib
 import getpass
 import hashlib
 import json
+import logging
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,8 @@ VISIT_S = 240
 """How long one call waits for the end of a run; nothing happens on the device meanwhile."""
 SLOWEST_BYTES_S = 100_000
 RUNNER = Path(bundle.__file__).parent
+
+_log = logging.getLogger(__name__)
 
 
 class SshDevice:
@@ -171,6 +174,7 @@ class SshDevice:
                         where=self.name,
                         fix="run the same command again: what runs there goes on, and its result is fetched then",
                     ) from error
+                _log.info("%s; trying again", error.what)
                 time.sleep(pause)
                 pause = min(2 * pause, 10.0)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..bundle.archive import is_plain
 from ..bundle.manifest import MANIFEST, check_bundle, read_manifest, unpack
 from ..devices.local import LocalDevice
-from ..devices.look import kind_of
+from ..devices.look import is_target, kind_of
 from ..devices.ssh import SshDevice
 from ..errors import BadArtifact, BadRecord, LoritaDeployError
 from ..measure.fidelity import TOLERANCE, compare_outputs, run_session
@@ -27,6 +27,7 @@ from ..records import (
     schema_name,
     write_atomically,
 )
+from ..targets import all_targets, load_target
 from .carried import require_same_artifacts
 from .folder import sha256_of
 
@@ -86,7 +87,8 @@ def bench_again(
     artifacts = held_artifacts(folder)
     if isinstance(device, SshDevice) and threads is None and (folder / MANIFEST).exists():
         more = () if deadline_ms is None else ("--deadline", str(deadline_ms))
-        return Receipt.load(device.run_bundle(folder, where, arguments=more, timeout_s=TIMEOUT_S)), where
+        device.run_bundle(folder, where, arguments=more, timeout_s=TIMEOUT_S)
+        return _called_by_its_name(where, device, read_manifest(folder).target), where
     if deadline_ms is not None:
         raise LoritaDeployError(
             "a deadline is judged by the bundle's own runner, on a device",
@@ -109,6 +111,19 @@ def bench_again(
         result=where.name,
     )
     return receipt, where
+
+
+def _called_by_its_name(path: Path, device: SshDevice, target: str) -> Receipt:
+    """The receipt of a bundle for ``target``, which its runner takes for granted. On another machine it is not: the receipt
+    is written again with the machine's own kind, and a warning."""
+    receipt, kind = Receipt.load(path), kind_of(device.look)
+    if target in [each.name for each in all_targets()] and is_target(device.look, load_target(target)):
+        return receipt
+    warning = f"this machine is not a {target}, which the bundle is made for"
+    host = receipt.host.model_copy(update={"kind": kind})
+    receipt = receipt.model_copy(update={"host": host, "warnings": (*receipt.warnings, warning)})
+    receipt.save(path)
+    return receipt
 
 
 def keep_receipt(file: Path, path: Path) -> tuple[Receipt, Path]:

@@ -16,6 +16,7 @@ from small_onnx import write_small_onnx
 
 from lorita_deploy.devices import ssh as ssh_module
 from lorita_deploy.devices.address import find_device
+from lorita_deploy.devices.connection import _shell_word
 from lorita_deploy.errors import (
     BadArtifact,
     DeviceBusy,
@@ -31,6 +32,7 @@ CLIENT = """
 import json, sys
 from pathlib import Path
 from lorita_deploy.devices.address import find_device
+from lorita_deploy.devices.connection import _shell_word
 address, folder = sys.argv[1:]
 find_device(address).run(Path(folder), json.loads((Path(folder) / "asked.json").read_text()), timeout_s=60)
 """
@@ -81,7 +83,7 @@ def sent(device, monkeypatch):
     return found
 
 
-def until(condition, seconds=30.0):
+def until(condition, seconds=60.0):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not come to that"
@@ -108,7 +110,7 @@ def in_background(function):
     thread.start()
 
     def join():
-        thread.join(60)
+        thread.join(120)
         assert not thread.is_alive()
         if "error" in outcome:
             raise outcome["error"]
@@ -233,7 +235,7 @@ def test_the_second_of_two_users_is_told_who_and_when(device, client, work, ther
     assert device.look.busy["who"].startswith("ada@")
     assert Path(f"/proc/{group}").exists(), "the first is not disturbed"
     first.send_signal(signal.SIGINT)
-    first.wait(30)
+    first.wait(60)
     assert not Path(f"/proc/{group}").exists(), "Ctrl-C ends the run on the device too"
     assert not list((tmp_path / "ada").glob("runs/*/state.json"))
     device.run(work, job(work), timeout_s=60)
@@ -311,6 +313,19 @@ def test_the_oldest_python_understands_us(client, there):
     device = find_device(client.address(there, python=str(PYTHON36)))
     assert device.look.host.versions["python"].startswith("3.6.")
     device.connection.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [
+        ("~/venv/bin/python3", "~/venv/bin/python3"),
+        ("~me/a b/python3", "~me/'a b/python3'"),
+        ("/opt/$(ls)/python3", "'/opt/$(ls)/python3'"),
+        ("python3; ls", "'python3; ls'"),
+    ],
+)
+def test_a_path_reaches_the_shell_as_it_is_but_for_the_home_folder(path, word):
+    assert _shell_word(path) == word
 
 
 # ---------------------------------------------------------------------------------------------- nobody answers

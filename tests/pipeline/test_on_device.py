@@ -68,6 +68,7 @@ def test_a_bundle_is_run_by_its_own_runner_and_its_receipt_comes_back(client, fo
     assert receipt.run_id != Receipt.load(folder / "receipt.json").run_id
     assert all(series.verified for series in receipt.series)
     assert lines[-1] == f"use on {receipt.host.machine}: {receipt.faster}"
+    assert receipt.host.kind == "cpu"
     (run,) = there.glob("runs/*")
     assert [path.name for path in run.iterdir()] == ["work"], "what the runner has built there stays for the next time"
 
