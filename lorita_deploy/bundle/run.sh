@@ -1,7 +1,7 @@
 #!/bin/sh
 # For a board that has trtexec but no Python packages:  sh run.sh
 # Checks every file, builds an engine of each network with less and less workspace until memory suffices, and times them
-# in turns. Everything is written to trtexec/: engines, logs, one times-NAME-ROUND.json per run, and summary.txt.
+# in turns. Everything is written to trtexec/: engines, logs, one times-NAME-KIND-TURN.json per run, and summary.txt.
 #
 # trtexec 11 times without transfers, with a CUDA graph and a spinning wait unless told otherwise; 8 to 10 do the opposite.
 # Here the same is asked of all of them: "gpu" is without transfers, graph and spinning on; "e2e" is with transfers. Note
@@ -78,19 +78,22 @@ done
     >trtexec/board.txt
 back=''
 for name in $names; do back="$name $back"; done
+: >trtexec/medians.txt
 round=1
+turn=0
 while [ "$round" -le "${ROUNDS:-6}" ]; do
     for name in $names $back; do
+        turn=$((turn + 1))
         for kind in gpu e2e; do
             flags=$gpu
             [ $kind = e2e ] && flags=$e2e
             # shellcheck disable=SC2086 # several flags
             "$trtexec" --loadEngine="trtexec/$name.engine" $flags --warmUp=500 --duration=3 --avgRuns=1 \
-                --exportTimes="trtexec/times-$name-$kind-$round-$(date +%s).json" >"trtexec/time-$name.log" 2>&1 ||
+                --exportTimes="trtexec/times-$name-$kind-$turn.json" >"trtexec/time-$name.log" 2>&1 ||
                 fail 2 "trtexec failed" "trtexec/time-$name.log" "read its last lines"
             median=$(sed -n "s/.*$([ $kind = gpu ] && echo 'GPU Compute Time' || echo '\] Latency'):.* median = \([0-9.]*\) ms.*/\1/p" \
                 "trtexec/time-$name.log")
-            echo "$round $name $kind $median" >>trtexec/medians.txt
+            echo "$turn $name $kind $median" >>trtexec/medians.txt
         done
     done
     round=$((round + 1))
@@ -101,4 +104,7 @@ for name in $names; do
             awk -v name="$name" -v kind=$kind '{ at[NR] = $1 }
                 END { print name, kind "_ms", at[int((NR + 1) / 2)], "n", NR, "from", at[1], "to", at[NR] }'
     done
-done | tee trtexec/summary.txt
+done >trtexec/times.txt
+for kind in gpu e2e; do
+    sort -k 3 -n trtexec/times.txt | awk -v kind=${kind}_ms '$2 == kind { print "lowest median", kind ":", $1; exit }'
+done | cat trtexec/times.txt - | tee trtexec/summary.txt

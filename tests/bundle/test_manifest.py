@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -25,7 +26,7 @@ from lorita_deploy.bundle import archive as archives
 from lorita_deploy.bundle.archive import is_plain
 from lorita_deploy.bundle.manifest import check_bundle, npz, pack, read_manifest, unpack, write_bundle
 from lorita_deploy.errors import BadArtifact, BadRecord, LoritaDeployError
-from lorita_deploy.records import Artifact, Manifest, Receipt, Role
+from lorita_deploy.records import Artifact, Manifest, Receipt, Role, Verification
 
 WIDTHS: dict[Role, int] = {"compressed": 8, "dense": 32}
 PREPROCESSING = {
@@ -58,7 +59,7 @@ def artifact(path: Path, role: Role) -> Artifact:
     )
 
 
-def write(root: Path, folder: Path) -> Manifest:
+def write(root: Path, folder: Path, **more: Any) -> Manifest:
     """A bundle of two small networks and their real outputs."""
     root.mkdir(exist_ok=True)
     inputs = np.random.default_rng(0).standard_normal((3, 3, 16, 16)).astype(np.float32)
@@ -82,6 +83,7 @@ def write(root: Path, folder: Path) -> Manifest:
         preprocessing=PREPROCESSING,
         classes=[f"class number {place}" for place in range(outputs["dense"]["output"].shape[1])],
         tolerance=1e-3,
+        **more,
     )
 
 
@@ -114,6 +116,21 @@ def test_a_bare_run_verifies_and_races_and_leaves_a_whole_bundle(folder: Path) -
     assert [series.verified for series in receipt.series] == [True, True]
     assert {series.name for series in receipt.series} == {"compressed", "dense"}
     check_bundle(folder)
+
+
+def test_a_runtime_that_is_only_preferred_is_replaced_and_that_is_said(tmp_path: Path) -> None:
+    """A bundle for a Jetson on a machine without TensorRT, as in an emulator."""
+    if importlib.util.find_spec("tensorrt"):
+        pytest.skip("TensorRT is installed")
+    write(tmp_path / "build", tmp_path / "bundle", runtime="tensorrt")
+    command = [sys.executable, "run.py", "--verify-only"]
+    done = subprocess.run(command, cwd=tmp_path / "bundle", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = Verification.load(tmp_path / "bundle/verification.json")
+    assert found.settings.runtime == "onnxruntime"
+    assert any("tensorrt cannot be used here" in warning for warning in found.warnings)
+    assert "dense: golden outputs reproduced" in done.stdout
+    check_bundle(tmp_path / "bundle")
 
 
 def test_infer_classifies_as_the_network_was_trained_to_see(folder: Path, tmp_path: Path) -> None:
