@@ -1,5 +1,6 @@
 """The command line: every command explains itself, every failure has its message and exit code, --json is JSON."""
 
+import ast
 import errno
 import json
 import os
@@ -20,10 +21,11 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper
 from safetensors.torch import save_file
 
+from lorita_deploy import errors
 from lorita_deploy.cli import cli
 from lorita_deploy.cli.options import SECTIONS, chosen
 from lorita_deploy.cli.reference import reference
-from lorita_deploy.errors import DeviceUnreachable, OutOfResource, VerificationFailed
+from lorita_deploy.errors import DeviceUnreachable, LoritaDeployError, OutOfResource, UnknownName, VerificationFailed
 from lorita_deploy.pipeline.options import BuildOptions
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +45,7 @@ IDS = [" ".join(path) for path in LEAVES]
 
 
 def invoke(*arguments):
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments], prog_name="lorita-deploy")
 
 
 # ---------------------------------------------------------------------------------------------- help
@@ -161,6 +163,9 @@ def test_bad_input_is_one_clear_message_and_code_2(case, bad_files):
     assert page.stdout == ""
     assert expected in page.stderr
     assert "Traceback" not in page.stderr
+    if not page.stderr.startswith("Usage: "):  # which names the option, and the command that explains it
+        what, where, fix = page.stderr.splitlines()
+        assert (what[:7], where[:9], fix[:9]) == ("error: ", "  where: ", "  do:    ")
     assert not Path("owned").exists()
     assert [path for path in sorted(bad_files.iterdir()) if path.name != "out"] == before
 
@@ -206,6 +211,54 @@ def test_errors_become_messages_and_codes(failing, error, code):
 def test_the_three_parts_are_shown(failing):
     page = failing(VerificationFailed("differs", where="model.onnx", fix="export again"))
     assert page.stderr == "error: differs\n  where: model.onnx\n  do:    export again\n"
+
+
+def kinds(root=LoritaDeployError):
+    """Every class of the tree."""
+    return [root, *(kind for child in root.__subclasses__() for kind in kinds(child))]
+
+
+def bare(kind):
+    """An error that knows nothing but what happened."""
+    return UnknownName("model", "vgg61", ["vgg16"]) if kind is UnknownName else kind("something happened")
+
+
+@pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.__name__)
+def test_every_kind_of_error_says_what_where_and_what_to_do(failing, kind):
+    page = failing(bare(kind))
+    assert page.exit_code == kind.exit_code
+    what, where, fix = page.stderr.splitlines()
+    assert what.startswith("error: ")
+    assert where == "  where: lorita-deploy fail"
+    assert fix.startswith("  do:    ")
+    assert kind is LoritaDeployError or kind.otherwise != LoritaDeployError.otherwise, "a remedy of its own"
+    if kind is not UnknownName:
+        assert failing(kind("x", where="y", fix="z")).stderr == "error: x\n  where: y\n  do:    z\n"
+
+
+def test_the_tree_in_the_docstring_is_the_tree():
+    shown = re.findall(r"(\w+) +(\d)(?: |$)", re.sub(r"[│├└─]|exit", " ", errors.__doc__.split("Each error")[0]), re.MULTILINE)
+    assert {name: int(code) for name, code in shown} == {
+        kind.__name__: kind.exit_code for kind in kinds() if kind.__module__ == errors.__name__
+    }
+
+
+def raised():
+    """(module, line, name, keywords) of every place in the library and its plug-ins that makes an error of ours."""
+    names = {kind.__name__ for kind in kinds()}
+    for path in sorted(
+        path for folder in ("lorita_deploy", "exporters", "sample_models") for path in (ROOT / folder).rglob("*.py")
+    ):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", node.func.id, {keyword.arg for keyword in node.keywords}
+
+
+def test_the_root_is_never_raised_without_a_remedy():
+    """The root's own advice is too general to help anybody: who raises it has to say what to do."""
+    found = list(raised())
+    assert len(found) > 150
+    assert [place for place, name, given in found if name == "LoritaDeployError" and "fix" not in given] == []
 
 
 @pytest.mark.parametrize("error", [ValueError("a mistake of ours"), OSError(errno.EACCES, "denied"), RuntimeError("odd")])

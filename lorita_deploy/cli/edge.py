@@ -16,12 +16,11 @@ from typing import Any, NoReturn
 
 import click
 
-from ..errors import LoritaDeployError
+from ..errors import LoritaDeployError, OutOfResource
 
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 RESUME = "nothing finished is lost: run the same command again to go on"
 FULL = "free some, or choose another place (--out); what is finished is kept"
-OUT_OF_RESOURCE = 6
 INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141
 
 
@@ -43,7 +42,7 @@ class Edge(click.Group):
                 sys.stdout.flush()
                 return result
         except LoritaDeployError as error:
-            _stop(ctx, str(error), error.exit_code)
+            _stop(ctx, error.told(_command(ctx)), error.exit_code)
         except KeyboardInterrupt:
             _stop(ctx, f"interrupted; {RESUME}", INTERRUPTED, prefix="")
         except Terminated:
@@ -56,7 +55,12 @@ class Edge(click.Group):
             what = _exhausted(error)
             if what is None:
                 raise
-            _stop(ctx, f"{what}\n  do:    {FULL}", OUT_OF_RESOURCE)
+            _stop(ctx, OutOfResource(what, fix=FULL).told(_command(ctx)), OutOfResource.exit_code)
+
+
+def _command(ctx: click.Context) -> str:
+    """What was being done, where an error knows of no nearer place."""
+    return f"{ctx.info_name} {ctx.invoked_subcommand or ''}".strip()
 
 
 def _stop(ctx: click.Context, message: str, code: int, *, prefix: str = "error: ") -> NoReturn:

@@ -25,7 +25,7 @@ def look_at(path: Path) -> Document:
     if path.is_dir():
         return _of_folder(path)
     if not path.is_file():
-        raise LoritaDeployError("there is no such file or folder", where=path)
+        raise LoritaDeployError("there is no such file or folder", where=path, fix="check the path")
     if path.suffix == ".onnx":
         return look_at_onnx(path)
     if path.suffix in ENGINES:
@@ -59,4 +59,8 @@ def _of_folder(folder: Path) -> Document:
     for name in IN_A_FOLDER:
         if (folder / f"{name}.json").exists():
             return read_record(folder / f"{name}.json")
-    raise LoritaDeployError("neither a build folder nor a bundle: there are no records in it", where=folder)
+    raise LoritaDeployError(
+        "neither a build folder nor a bundle: there are no records in it",
+        where=folder,
+        fix="name a folder that lorita-deploy build wrote, or an unpacked bundle",
+    )

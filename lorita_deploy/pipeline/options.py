@@ -109,7 +109,7 @@ class BuildOptions(Part):
             return Recipe.model_validate_json(recipe.model_dump_json())
         except pydantic.ValidationError as error:
             where = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise LoritaDeployError(error.errors()[0]["msg"], where=where) from error
+            raise LoritaDeployError(error.errors()[0]["msg"], where=where, fix="change or leave out one of them") from error
 
 
 def milliseconds(text: str) -> float:
@@ -149,4 +149,5 @@ def make_options(**given: Any) -> BuildOptions:
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         name = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
-        raise LoritaDeployError(f"{first['msg']} (got {first['input']!r})", where=name) from error
+        what, fix = f"{first['msg']} (got {first['input']!r})", "lorita-deploy build -h says what can be given"
+        raise LoritaDeployError(what, where=name, fix=fix) from error
