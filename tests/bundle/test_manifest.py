@@ -26,7 +26,7 @@ from lorita_deploy.bundle import archive as archives
 from lorita_deploy.bundle.archive import is_plain
 from lorita_deploy.bundle.manifest import check_bundle, npz, pack, read_manifest, unpack, write_bundle
 from lorita_deploy.errors import BadArtifact, BadRecord, LoritaDeployError
-from lorita_deploy.records import Artifact, Manifest, Receipt, Role, Verification
+from lorita_deploy.records import Accuracy, Artifact, Manifest, Receipt, Role, Verification
 
 WIDTHS: dict[Role, int] = {"compressed": 8, "dense": 32}
 PREPROCESSING = {
@@ -131,6 +131,33 @@ def test_a_runtime_that_is_only_preferred_is_replaced_and_that_is_said(tmp_path:
     assert any("tensorrt cannot be used here" in warning for warning in found.warnings)
     assert "dense: golden outputs reproduced" in done.stdout
     check_bundle(tmp_path / "bundle")
+
+
+def test_a_ladder_of_rungs_is_weighed_by_the_manifests_accuracies(tmp_path: Path) -> None:
+    root, folder = tmp_path / "build", tmp_path / "bundle"
+    write(root, tmp_path / "plain")
+    inputs = np.load(tmp_path / "plain/golden/inputs.npz")["input"]
+    rungs = [artifact(root / f"{role}.onnx", role) for role in WIDTHS]
+    write_small_onnx(root / "compressed-rung1.onnx", 16)
+    rungs.append(artifact(root / "compressed-rung1.onnx", "compressed").model_copy(update={"rung": 1}))
+    outputs, accuracy = {}, {}
+    for correct, rung in zip((80, 95, 97), rungs, strict=True):
+        session = onnxruntime.InferenceSession(root / rung.path, providers=["CPUExecutionProvider"])
+        name = Path(rung.path).stem
+        outputs[name] = {"output": np.concatenate([session.run(None, {"input": each[None]})[0] for each in inputs])}
+        accuracy[name] = Accuracy(metric="accuracy", split="test", correct=float(correct), total=100)
+    write_bundle(
+        folder, artifacts=rungs, artifact_root=root, golden_inputs={"input": inputs}, golden_outputs=outputs, model="small",
+        target="cpu", producer="lorita-deploy 0", sources={}, preprocessing={}, classes=(), tolerance=1e-3, accuracy=accuracy,
+    )  # fmt: skip
+    command = [sys.executable, "run.py", "--deadline", "1000"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    receipt = Receipt.load(folder / "receipt.json")
+    assert {each.name: each.accuracy for each in receipt.series} == {"compressed": 0.8, "dense": 0.95, "compressed-rung1": 0.97}
+    assert receipt.deadline
+    assert receipt.deadline.chosen == "compressed-rung1"
+    assert "within 1000 ms at p99: compressed-rung1" in done.stdout
 
 
 def test_infer_classifies_as_the_network_was_trained_to_see(folder: Path, tmp_path: Path) -> None:
