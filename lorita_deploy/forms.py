@@ -3,6 +3,7 @@
 With W the (m, n) weight matrix of a layer (m outputs, n inputs * kernel size):
 
     Dense   W itself
+    Narrow  W without the rows and columns of channels that are gone (and a NarrowPair of what is left)
     Pair    second @ first, first (r, n) as a layer of the same kind, kernel, stride, padding and dilation without bias,
             second (m, r) as a 1x1 convolution (or linear layer) with the bias
 
@@ -82,12 +83,32 @@ class Pair:
         return pair_module(layer, rank)
 
 
+class Narrow(Dense):
+    """A smaller dense layer: the layer itself, of whose channels some are gone. Geometries are those without them."""
+
+    name: FormName = "narrow"
+
+
+class NarrowPair(Pair):
+    """A smaller dense layer, factored."""
+
+    name: FormName = "narrow-pair"
+
+
 FORMS: tuple[Form, ...] = (Dense(), Pair())
+"""At a layer's full widths."""
+NARROW_FORMS: tuple[Form, ...] = (Narrow(), NarrowPair())
+"""With fewer channels read or written."""
 
 
 def form(name: str) -> Form:
     """The form called ``name``. Raises ``KeyError``."""
-    return {str(each.name): each for each in FORMS}[name]
+    return {str(each.name): each for each in (*FORMS, *NARROW_FORMS)}[name]
+
+
+def at_widths(geometry: Geometry, k_in: int, k_out: int) -> Geometry:
+    """The layer with fewer channels read and written."""
+    return geometry.model_copy(update={"in_channels": k_in, "out_channels": k_out})
 
 
 def form_geometries(geometry: Geometry, rank: int | None) -> tuple[Geometry, ...]:

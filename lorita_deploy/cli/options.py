@@ -48,6 +48,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "max_latency": "Fit the target's time for one call, such as 2.5ms.",
         "speedup": "Times faster than the dense network.",
         "objective": "What is made small.",
+        "narrow": "Offer layers with fewer channels, beside pairs.",
         "criterion": "How the loss of a cut is predicted.",
         "plan": "Use this plan (a plan.json, perhaps edited) instead of searching one.",
         "device": "Where times are taken: local, or the board itself over SSH, ssh://user@host (see docs/devices.md).",

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 from ..errors import BadRecord
-from ..forms import FORMS
-from ..records import CalibrationRecord, Candidate, Layer, Precision
+from ..forms import FORMS, NARROW_FORMS, at_widths
+from ..records import CalibrationRecord, Candidate, GroupCalibration, Layer, Precision, WidthOffer
 
 LADDER = 20
 """Most sizes of one form that are offered for a layer: enough to lie within a few per cent of the best rank, few enough
 for a whole network to be priced and solved in seconds."""
+SHARES = (0.75, 0.5, 0.25, 0.125)
+"""Of a group's channels: widths that are offered beside the one that costs nothing."""
+WIDTHS = 4
+"""Most widths of a group below its full one: a layer between two groups has the square of them."""
+NARROW_LADDER = 6
+"""Most ranks at each of those."""
+RUIN = 1.0
+"""Predicted loss (nats per example) from which a width is not worth offering: a wrong answer for every right one."""
 
 
 def candidates(
@@ -45,6 +54,93 @@ def candidates(
                     )
                 )
     return tuple(found)
+
+
+def width_offers(groups: Sequence[GroupCalibration], *, multiple: int) -> tuple[WidthOffer, ...]:
+    """The widths worth offering: the full one, what costs nothing, and shares of it, in multiples of ``multiple``.
+
+    Groups of which nothing can be taken without ruin are not offered.
+    """
+    found = []
+    for group in groups:
+        free = min(width for width, loss in enumerate(group.loss_at_width) if loss == 0.0)
+        sizes = {_up(max(1, free), multiple)} | {_up(round(share * group.width), multiple) for share in SHARES}
+        kept = [size for size in sorted(sizes, reverse=True) if size < group.width and group.loss_at_width[size] <= RUIN]
+        if kept:
+            found.append(
+                WidthOffer(
+                    group=group.group,
+                    producers=group.producers,
+                    consumers=group.consumers,
+                    kept=(group.width, *kept[:WIDTHS]),
+                    losses=(0.0, *(group.loss_at_width[size] for size in kept[:WIDTHS])),
+                )
+            )
+    return tuple(found)
+
+
+def width_variants(widths: Sequence[WidthOffer]) -> list[dict[str, int]]:
+    """Networks to measure, as the channels that groups keep: each width of each group at least once, in mixed company.
+
+    In the last two only every other group is narrower, so that layers are seen with one side narrow.
+    """
+    longest = max((len(each.kept) for each in widths), default=1) - 1
+    found = [
+        {each.group: each.kept[1 + (number + place) % (len(each.kept) - 1)] for place, each in enumerate(widths)}
+        for number in range(longest)
+    ]
+    if len(widths) > 1:
+        found += [{each.group: each.kept[-1] for each in widths[side::2]} for side in (0, 1)]
+    return found
+
+
+def narrow_candidates(
+    layers: Sequence[Layer],
+    calibration: CalibrationRecord,
+    widths: Sequence[WidthOffer],
+    *,
+    multiple: int,
+    precision: Precision,
+) -> tuple[Candidate, ...]:
+    """Every layer at every combination of its groups' widths but the full one, whole and as pairs."""
+    curves = {each.layer: each.loss_at_rank for each in calibration.layers}
+    written = {layer: offer for offer in widths for layer in offer.producers}
+    read = {layer: (offer, repeats) for offer in widths for layer, repeats in offer.consumers.items()}
+    found = []
+    for layer in layers:
+        geometry = layer.geometry
+        outs = written[layer.name].kept if layer.name in written else (geometry.out_channels,)
+        ins = (
+            tuple(kept * read[layer.name][1] for kept in read[layer.name][0].kept)
+            if layer.name in read
+            else (geometry.in_channels,)
+        )
+        for k_in, k_out in product(ins, outs):
+            smaller = at_widths(geometry, k_in, k_out)
+            if smaller == geometry:
+                continue
+            for form in NARROW_FORMS:
+                for rank in ladder(form.ranks(smaller, multiple), NARROW_LADDER):
+                    params, macs = form.cost(smaller, rank)
+                    found.append(
+                        Candidate(
+                            layer=layer.name,
+                            group=layer.group,
+                            form=form.name,
+                            k_in=k_in,
+                            k_out=k_out,
+                            rank=rank,
+                            precision=precision,
+                            params=params,
+                            macs=macs,
+                            predicted_loss=0.0 if rank is None else curves[layer.name][rank],
+                        )
+                    )
+    return tuple(found)
+
+
+def _up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
 
 
 def ladder(ranks: Sequence[int | None], most: int = LADDER) -> tuple[int | None, ...]:

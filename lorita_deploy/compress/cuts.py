@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..networks import read_weights
 from ..records import Geometry
 
 if TYPE_CHECKING:
@@ -111,6 +113,33 @@ def _cut_layer(layer: nn.Module, side: Side, gone: set[int]) -> None:
         if getattr(layer, name, None) is not None:
             old: Tensor = getattr(layer, name)
             replace_tensor(layer, name, old.detach().index_select(1 if side == "in" else 0, kept.to(old.device)))
+
+
+def take_shapes(network: nn.Module, path: Path) -> None:
+    """Give every layer of ``network`` the channels that its tensors have in the weights file ``path``, in place.
+
+    A skeleton to load a narrowed network into. Raises `BadCheckpoint` for a file that is none.
+    """
+    import torch
+
+    for name, stored in read_weights(path).items():
+        parent, _, leaf = name.rpartition(".")
+        layer = network.get_submodule(parent) if parent in dict(network.named_modules()) else None
+        old = getattr(layer, leaf, None)
+        if layer is None or not isinstance(old, torch.Tensor) or old.shape == stored.shape or old.ndim != stored.ndim:
+            continue
+        if leaf == "weight" and old.ndim > 1:
+            depthwise = getattr(layer, "groups", 1) > 1
+            sides: tuple[tuple[Side, int], ...] = (("both", 0),) if depthwise else (("out", 0), ("in", 1))
+            counts = {attribute: stored.shape[dim] for side, dim in sides for attribute in _WIDTHS[side]}
+        else:
+            counts = {
+                attribute: len(stored) for attribute in _WIDTHS["both"] if not attribute.startswith(("in_", "out_", "groups"))
+            }
+        for attribute, count in counts.items():
+            if hasattr(layer, attribute):
+                setattr(layer, attribute, count)
+        replace_tensor(layer, leaf, torch.empty(stored.shape))
 
 
 def channel_count(layer: nn.Module, side: Side) -> int:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadNetwork, PlanMismatch
 from ..forms import fill_pair, form, replace_layer
-from ..records import Choice
 from .moments import Criterion, Moments, Truncation, truncation
 from .spectrum import finite_matrix
 
@@ -18,13 +17,13 @@ if TYPE_CHECKING:
 
 def rewrite(
     module: nn.Module,
-    choices: Iterable[Choice],
+    ranks: Mapping[str, int],
     moments: Mapping[str, Moments] | None,
     *,
     criterion: Criterion = "whitened",
     known: dict[str, Truncation] | None = None,
 ) -> nn.Module:
-    """A deep copy of ``module`` in the forms of ``choices``; ``module`` itself is left as it is.
+    """A deep copy of ``module`` with the layers of ``ranks`` as pairs; ``module`` itself is left as it is.
 
     ``known`` holds the truncations of this module's layers that were worked out before, and takes up new ones: a search that
     rewrites the same network many times pays for them once.
@@ -34,12 +33,10 @@ def rewrite(
     """
     network = duplicate(module)
     present = dict(network.named_modules())
-    for choice in choices:
-        if choice.layer not in present:
-            raise PlanMismatch(f"the plan names a layer that the network lacks: {choice.layer}", where=choice.layer)
-        if choice.form == "pair":
-            assert choice.rank is not None
-            rewrite_layer(network, choice.layer, choice.rank, moments.get(choice.layer) if moments else None, criterion, known)
+    for name, rank in ranks.items():
+        if name not in present:
+            raise PlanMismatch(f"the plan names a layer that the network lacks: {name}", where=name)
+        rewrite_layer(network, name, rank, moments.get(name) if moments else None, criterion, known)
     return network
 
 

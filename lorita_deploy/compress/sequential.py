@@ -4,30 +4,150 @@ A truncated layer passes its error on, so the next one no longer sees the inputs
 layer: y its outputs (bias included) in the dense network, z in the network compressed so far, on the same inputs. The layer
 becomes T W, T of rank r, with the least weighted error E |P (y - T z - c)|^2: a reduced-rank regression in the space of
 outputs, so that nothing larger than (m, m) is formed here either.
+
+All of it happens within a single forward pass over the calibration inputs: each layer is fitted to what arrives at it, and
+what its new form puts out is what the next one sees.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ..forms import fill_pair, form, replace_layer
 from ..networks import evaluating
-from ..records import Choice
 from .moments import Criterion, Moments
-from .rewrite import duplicate, factors
+from .rewrite import factors
 from .spectrum import finite_matrix
-from .sums import by_position, small_batches, some_positions
+from .sums import by_position, small_batches
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 SHRINKAGE = 1e-2
 """Pull of the correction towards the identity, as a share of the mean variance of z."""
-STEPS = 8
-"""Most times that the outputs are measured again; neighbouring layers share a measurement in deeper networks."""
+ROWS = (8192, 16384)
+"""Fewest and most rows (examples x positions) that are looked at of a layer, as far as there are so many."""
+ROWS_PER_OUTPUT = 6
+"""Rows for every output of a layer: a regression on m outputs needs several times m rows."""
+ACTIVATION_BYTES = 400_000_000
+"""What the largest activation of the whole batch may take; fewer examples are used where it would be more."""
+
+
+@dataclass(frozen=True)
+class DenseOutputs:
+    """Outputs of layers of the dense network on a batch of calibration inputs, at sampled positions."""
+
+    inputs: tuple[Tensor, ...]
+    """One batch of all examples."""
+    picked: Mapping[str, Tensor]
+    """Layer to the positions sampled: (N, positions), other ones for every example."""
+    values: Mapping[str, Tensor]
+    """Layer to its outputs there: (N * positions, m), float32."""
+
+
+def dense_outputs(
+    module: nn.Module, layers: Sequence[str], batches: Iterable[tuple[Tensor, ...]], *, samples: int = 512, seed: int = 0
+) -> DenseOutputs:
+    """Outputs of ``layers`` on the first ``samples`` examples of ``batches``, or as many as memory allows."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    device = next(module.parameters()).device
+    parts = list(small_batches(batches, 64, samples))
+    whole = tuple(torch.cat(each).to(device) for each in zip(*parts, strict=True))
+    most = max(1, ACTIVATION_BYTES // _largest_activation(module, tuple(x[:1] for x in whole)))
+    inputs = tuple(x[:most] for x in whole)
+    picked: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
+
+    def note(layer: nn.Module, _: object, output: Tensor, *, name: str) -> None:
+        rows = by_position(layer, output)
+        enough = min(max(ROWS_PER_OUTPUT * rows.shape[2], ROWS[0]), ROWS[1])
+        random = torch.rand(rows.shape[:2], generator=generator).to(device)
+        picked[name] = random.topk(min(rows.shape[1], -(-enough // len(rows)))).indices
+        values[name] = _rows(layer, output, picked[name])
+
+    _run(module, inputs, {name: partial(note, name=name) for name in layers})
+    return DenseOutputs(inputs, picked, values)
+
+
+def rewrite_in_sequence(
+    network: nn.Module,
+    ranks: Mapping[str, int | None],
+    moments: Mapping[str, Moments],
+    dense: DenseOutputs,
+    *,
+    criterion: Criterion = "whitened",
+    kept: Mapping[str, Sequence[int]] | None = None,
+) -> None:
+    """Make pairs of the layers of ``ranks``, in place, each fitted to the dense outputs behind the layers before it.
+
+    Rank None keeps a layer's form, and fits it as well. ``moments`` are of the dense network (their gradients serve
+    throughout); ``kept`` names the outputs that narrowed layers still have. Raises `BadNetwork` for weights that are not
+    finite.
+    """
+
+    def fit(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor, *, name: str) -> Tensor:
+        target, found = dense.values[name], _rows(layer, output, dense.picked[name])
+        if kept and name in kept:
+            target = target[:, list(kept[name])]
+        for handle in handles.pop(name):  # before the hooks pass to what replaces the layer
+            handle.remove()
+        refit(network, name, ranks[name], drift(target, found), moments[name], criterion)
+        refitted: Tensor = network.get_submodule(name)(*inputs)
+        return refitted
+
+    handles: dict[str, list[Any]] = {}
+    _run(network, dense.inputs, {name: partial(fit, name=name) for name in ranks}, handles)
+
+
+def _run(
+    network: nn.Module, inputs: tuple[Tensor, ...], hooks: Mapping[str, Any], handles: dict[str, list[Any]] | None = None
+) -> None:
+    """One forward pass with ``hooks`` on layers."""
+    import torch
+
+    handles = {} if handles is None else handles
+    handles.update({name: [network.get_submodule(name).register_forward_hook(hook)] for name, hook in hooks.items()})
+    try:
+        with evaluating(network), torch.no_grad():
+            network(*inputs)
+    finally:
+        for each in handles.values():
+            for handle in each:
+                handle.remove()
+
+
+def _rows(layer: nn.Module, output: Tensor, picked: Tensor) -> Tensor:
+    """The outputs (rows, m) at the positions ``picked (N, positions)``."""
+    index = picked[:, :, None].expand(-1, -1, by_position(layer, output).shape[2])
+    return by_position(layer, output).gather(1, index).flatten(0, 1).float()
+
+
+def _largest_activation(module: nn.Module, one: tuple[Tensor, ...]) -> int:
+    """Bytes of the largest tensor that a layer puts out for one example."""
+    import torch
+
+    sizes = [1]
+
+    def note(layer: nn.Module, _: object, output: object) -> None:
+        if isinstance(output, torch.Tensor):
+            sizes.append(output.numel() * output.element_size())
+
+    handles = [layer.register_forward_hook(note) for layer in module.modules()]
+    try:
+        with evaluating(module), torch.no_grad():
+            module(*one)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return max(sizes)
+
+
+# ---------------------------------------------------------------------------------------------- one layer
 
 
 @dataclass(frozen=True)
@@ -43,46 +163,31 @@ class Drift:
     cross: Tensor
     """(m, m) E[(y - E y)(z - E z)']"""
 
-    def correction(self) -> Tensor:
-        """(m, m) the linear map that brings z closest to y."""
-        import torch
 
-        identity = torch.eye(len(self.mean), dtype=torch.float64)
-        pull = SHRINKAGE * self.covariance.diagonal().mean().clamp_min(1e-30) * identity
-        found: Tensor = torch.linalg.solve(self.covariance + pull, (self.cross + pull).T)
-        return found.T
+def drift(target: Tensor, found: Tensor) -> Drift:
+    """Joint moments of y = ``target`` and z = ``found``, both (rows, m); products in float32."""
+    mean, target_mean = found.mean(0), target.mean(0)
+    found, target = found - mean, target - target_mean
+    count = len(found)
+    covariance, cross = found.T @ found / count, target.T @ found / count
+    return Drift(*(each.double().cpu() for each in (mean, covariance, target_mean, cross)))
 
 
-def rewrite_in_sequence(
-    module: nn.Module,
-    choices: Iterable[Choice],
-    moments: Mapping[str, Moments],
-    batches: Iterable[tuple[Tensor, ...]],
-    *,
-    samples: int = 512,
-    seed: int = 0,
-    criterion: Criterion = "whitened",
-    steps: int = STEPS,
-) -> nn.Module:
-    """What `rewrite` does, each layer fitted to the dense network's outputs behind the layers before it.
+def correction(drift: Drift) -> Tensor:
+    """(m, m) the linear map that brings z closest to y."""
+    import torch
 
-    ``choices`` in execution order, as plans have them; ``moments`` of the dense network (their gradients serve throughout);
-    ``batches`` of inputs, read up to ``steps`` times. Raises as `rewrite` does.
+    identity = torch.eye(len(drift.mean), dtype=torch.float64)
+    pull = SHRINKAGE * drift.covariance.diagonal().mean().clamp_min(1e-30) * identity
+    found: Tensor = torch.linalg.solve(drift.covariance + pull, (drift.cross + pull).T)
+    return found.T
+
+
+def refit(network: nn.Module, name: str, rank: int | None, drift: Drift, moments: Moments, criterion: Criterion) -> None:
+    """Replace the layer ``name`` by the best pair for outputs that have drifted: the truncation of T W, T full.
+
+    Without a rank the layer stays, with the weight T W.
     """
-    network = duplicate(module)
-    pairs = [choice for choice in choices if choice.form == "pair"]
-    size = -(-len(pairs) // steps) or 1
-    for start in range(0, len(pairs), size):
-        group = pairs[start : start + size]
-        drifts = measure_drift(module, network, [choice.layer for choice in group], batches, samples=samples, seed=seed)
-        for choice in group:
-            assert choice.rank is not None
-            _refit(network, choice.layer, choice.rank, drifts[choice.layer], moments[choice.layer], criterion)
-    return network
-
-
-def _refit(network: nn.Module, name: str, rank: int, drift: Drift, moments: Moments, criterion: Criterion) -> None:
-    """Replace the layer ``name`` by the best pair for outputs that have drifted: the truncation of T W, T full."""
     import torch
 
     layer = network.get_submodule(name)
@@ -90,77 +195,15 @@ def _refit(network: nn.Module, name: str, rank: int, drift: Drift, moments: Mome
     old = torch.zeros(len(matrix), dtype=torch.float64)
     if layer.bias is not None:
         old = layer.get_parameter("bias").detach().double().cpu()
-    T = drift.correction()
+    T = correction(drift)
+    if rank is None:
+        weight = layer.get_parameter("weight")
+        weight.data.copy_((T @ matrix).reshape(weight.shape))
+        if layer.bias is not None:
+            layer.get_parameter("bias").data.copy_(drift.target_mean - T @ (drift.mean - old))
+        return
     corrected = replace(moments, mean=old + T @ (drift.mean - old), covariance=T @ drift.covariance @ T.T)
     first, second, bias = factors(T @ matrix, old, rank, corrected, criterion)
     pair = form("pair").build(layer, rank)
     fill_pair(pair, first, second, bias + drift.target_mean - corrected.mean)
     replace_layer(network, name, pair)
-
-
-def measure_drift(
-    dense: nn.Module,
-    network: nn.Module,
-    names: Sequence[str],
-    batches: Iterable[tuple[Tensor, ...]],
-    *,
-    samples: int,
-    seed: int = 0,
-) -> dict[str, Drift]:
-    """Both networks on the same inputs: joint moments of the outputs of the layers ``names``, which both still have."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    sums = {name: _JointSums(generator) for name in names}
-    handles = [
-        net.get_submodule(name).register_forward_hook(hook)
-        for name, each in sums.items()
-        for net, hook in ((dense, each.note_target), (network, each.add))
-    ]
-    device = next(network.parameters()).device
-    try:
-        with evaluating(dense), evaluating(network), torch.no_grad():
-            for inputs in small_batches(batches, 64, samples):
-                inputs = tuple(x.to(device) for x in inputs)
-                dense(*inputs)
-                network(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: each.drift() for name, each in sums.items()}
-
-
-class _JointSums:
-    """Running joint moments of (y, z), shifted by y's first batch mean; products in float32, totals in float64."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
-        self.count = 0
-
-    def note_target(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        values = by_position(layer, output)
-        self.picked = some_positions(values, self.generator)
-        self.target = values[:, self.picked].flatten(0, 1).float()
-
-    def add(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        import torch
-
-        found = by_position(layer, output)[:, self.picked].flatten(0, 1).float()
-        if self.count == 0:
-            self.shift = self.target.mean(0)
-            self.total = torch.zeros(2 * found.shape[1], dtype=torch.float64)
-            self.square = torch.zeros(2 * found.shape[1], found.shape[1], dtype=torch.float64)
-        found = found - self.shift
-        both = torch.cat([self.target - self.shift, found], 1)
-        self.count += len(found)
-        self.total += both.sum(0).double().cpu()
-        self.square += (both.T @ found).double().cpu()
-        del self.target
-
-    def drift(self) -> Drift:
-        import torch
-
-        mean, m = self.total / self.count, len(self.shift)
-        square = self.square / self.count - torch.outer(mean, mean[m:])
-        shift = self.shift.double().cpu()
-        return Drift(mean[m:] + shift, square[m:], mean[:m] + shift, square[:m])

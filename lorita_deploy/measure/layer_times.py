@@ -13,17 +13,16 @@ nodes, and ``scale``, near 1, is the median over all variants: a disturbance tha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BadArtifact, BadRecord, EnvironmentDiffers, OutOfResource, PlanMismatch
+from ..errors import BadArtifact, OutOfResource
 from ..ports import Device
 from ..records import (
     Candidate,
     Geometry,
-    Host,
     LayerTime,
     NodeTime,
     Precision,
@@ -33,14 +32,20 @@ from ..records import (
     Settings,
 )
 from ..targets import Target
+from .bilayer import Size, time_between
+from .roofline import RooflinePricer
 from .variants import Variant, empty_chain, find_layers, ladder_variants, make_variant
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 Progress = Callable[[float, float, str], object]
-Times = dict[tuple[str, int | None], float]
-"""(layer, rank) to microseconds; rank None is dense."""
+FullTimes = dict[tuple[str, int | None], float]
+"""(layer, rank) to microseconds at the layer's full widths; rank None is dense."""
+Times = dict[tuple[str, Size], float]
+"""(layer, size) to microseconds."""
+Narrowed = tuple[Path, Mapping[str, tuple[int, int]]]
+"""A dense network with fewer channels, as an ONNX file, and (channels read, written) of the layers that have fewer."""
 
 CHAINS = (20, 200)
 """Nodes in the empty chains."""
@@ -71,24 +76,34 @@ class MeasuredPricer:
     ) -> None:
         self.onnx_path, self.layers, self.device, self.settings = onnx_path, dict(layers), device, settings
         self.network_sha256, self.target, self.precision = network_sha256, target.name, precision
+        roofline = RooflinePricer(
+            None, layers=layers, network_sha256=network_sha256, target=target, precision=precision, batch=settings.batch
+        )
+        self.estimate = roofline.layer_us
         self.workdir, self.progress = onnx_path.parent, progress or (lambda done, total, text: None)
         self.samples, self.max_seconds = samples, max_seconds
 
-    def price(self, candidates: Sequence[Candidate]) -> PriceTable:
-        """Measured prices of all ``candidates``. Raises `BadArtifact` where a layer is not in the ONNX file under its name."""
+    def price(self, candidates: Sequence[Candidate], narrowed: Sequence[Narrowed] = ()) -> PriceTable:
+        """Measured prices of all ``candidates``; those at smaller widths from the networks of ``narrowed``.
+
+        Raises `BadArtifact` where a layer is not in the ONNX file under its name.
+        """
         import onnx
 
         model = onnx.load(self.onnx_path)
         lost = sorted({each.layer for each in candidates} - find_layers(model, self.layers))
         if lost:
             raise BadArtifact(f"no weight is called {lost[0]}.weight, so it cannot be priced", where=self.onnx_path)
-        ranks = {
-            layer: sorted({each.rank for each in candidates if each.layer == layer and each.rank}) for layer in self.layers
-        }
+        ranks = {layer: self._ranks(candidates, layer, self._widths(layer)) for layer in self.layers}
         rungs = ladder_variants(ranks, most=max(4, MOST_BYTES // self.onnx_path.stat().st_size))
         written: list[Path] = []
         try:
-            variants = self._write(model, rungs, written)
+            variants = self._write([(model, each) for each in rungs], written)
+            smaller = list(self._narrowed(candidates, narrowed))
+            variants += self._write([(onnx.load(path), each) for path, _, each in smaller], written)
+            for length in CHAINS:
+                written.append(self.workdir / f"empty-chain-{length}.onnx")
+                _write(written[-1], empty_chain(length))
             self.progress(0.3, 1.0, f"timing {len(variants)} variants")
             profile = self._profile(written)
         finally:
@@ -98,9 +113,13 @@ class MeasuredPricer:
         *profiled, short, long = profile.artifacts
         call_us, node_us = overheads(short, long)
         scale = median((each.whole_us - call_us) / _nodes_us(each, node_us) for each in profiled)
-        times = layer_times(list(zip(variants, profiled, rungs, strict=True)), node_us)
+        rungs += [each for _, _, each in smaller]
+        widths = [self._all_widths({}) for _ in rungs[: len(rungs) - len(smaller)]]
+        widths += [self._all_widths(each) for _, each, _ in smaller]
+        times = layer_times(list(zip(variants, profiled, rungs, widths, strict=True)), node_us)
+        full = {(name, size[2]): us for (name, size), us in times.items() if size[:2] == self._widths(name)}
         network_us = call_us + scale * _nodes_us(profiled[0], node_us)
-        dense_us = scale * sum(us for (_, rank), us in times.items() if rank is None)
+        dense_us = scale * sum(us for (_, rank), us in full.items() if rank is None)
         return PriceTable(
             network_sha256=self.network_sha256,
             target=self.target,
@@ -114,25 +133,55 @@ class MeasuredPricer:
             network_us=network_us,
             rest_us=network_us - dense_us,
             times=tuple(
-                LayerTime(candidate=each.key, us=scale * time_at(times, each.layer, each.rank), provenance="measured")
+                LayerTime(candidate=each.key, us=scale * self._us(each, times, full), provenance="measured")
                 for each in candidates
             ),
             geometries=self.layers,
         )
 
-    def _write(self, model: ModelProto, rungs: Sequence[Mapping[str, int]], written: list[Path]) -> list[Variant]:
-        """Write the variants and the empty chains; files are added to ``written`` as they come to be."""
+    def _us(self, candidate: Candidate, times: Times, full: FullTimes) -> float:
+        size = (candidate.k_in, candidate.k_out, candidate.rank)
+        if size[:2] == self._widths(candidate.layer):
+            return time_at(full, candidate.layer, candidate.rank)
+        measured = {at: us for (name, at), us in times.items() if name == candidate.layer}
+        return time_between(measured, size, self.layers[candidate.layer], self.estimate)
+
+    def _widths(self, layer: str) -> tuple[int, int]:
+        return self.layers[layer].in_channels, self.layers[layer].out_channels
+
+    def _all_widths(self, changed: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+        return {layer: changed.get(layer, self._widths(layer)) for layer in self.layers}
+
+    def _ranks(self, candidates: Sequence[Candidate], layer: str, widths: tuple[int, int]) -> list[int]:
+        """The ranks on offer for a layer at certain widths."""
+        return sorted(
+            {each.rank for each in candidates if each.layer == layer and (each.k_in, each.k_out) == widths and each.rank}
+        )
+
+    def _narrowed(
+        self, candidates: Sequence[Candidate], narrowed: Sequence[Narrowed]
+    ) -> Iterator[tuple[Path, Mapping[str, tuple[int, int]], dict[str, int]]]:
+        """Each narrowed network whole, and with every layer as a pair, on rungs that differ from network to network."""
+        for number, (path, widths) in enumerate(narrowed):
+            ranks = {layer: self._ranks(candidates, layer, both) for layer, both in self._all_widths(widths).items()}
+            yield path, widths, {}
+            yield (
+                path,
+                widths,
+                {layer: each[(number + place) % len(each)] for place, (layer, each) in enumerate(ranks.items()) if each},
+            )
+
+    def _write(self, jobs: Sequence[tuple[ModelProto, Mapping[str, int]]], written: list[Path]) -> list[Variant]:
+        """Write variants of models at ranks; files are added to ``written`` as they come to be."""
         variants = []
-        for number, ranks in enumerate(rungs):
-            self.progress(0.3 * number / len(rungs), 1.0, f"variant {number + 1} of {len(rungs)}")
+        for done, (model, ranks) in enumerate(jobs):
+            number = len(written)
+            self.progress(0.3 * done / len(jobs), 1.0, f"variant {done + 1} of {len(jobs)}")
             variant = make_variant(model, self.layers, ranks, seed=number)
             written.append(self.workdir / f"variant-{number}.onnx")
             _write(written[-1], variant.model)
             variant.model.Clear()
             variants.append(variant)
-        for length in CHAINS:
-            written.append(self.workdir / f"empty-chain-{length}.onnx")
-            _write(written[-1], empty_chain(length))
         return variants
 
     def _profile(self, files: Sequence[Path]) -> Profile:
@@ -159,71 +208,6 @@ def _write(path: Path, model: ModelProto) -> None:
         raise OutOfResource(f"cannot write: {error.strerror}", where=path, fix="free some space, then run again") from error
 
 
-class TablePricer:
-    """Prices from a table that was measured earlier, on this host or on another one."""
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        layers: Mapping[str, Geometry],
-        host: Host | None,
-        settings: Settings,
-        precision: Precision,
-        network_sha256: str,
-        target: Target,
-        trust: bool = False,
-    ) -> None:
-        """``host`` is the machine that the prices are for; None where it is not at hand, and only its kind is known."""
-        self.path, self.layers, self.host, self.settings, self.precision = path, dict(layers), host, settings, precision
-        self.network_sha256, self.target, self.trust = network_sha256, target.name, trust
-
-    def price(self, candidates: Sequence[Candidate]) -> PriceTable:
-        """The stored prices of ``candidates``; they are ``tabled`` unless they were measured on this very host.
-
-        Raises `BadRecord` (damaged, or a candidate is missing), `PlanMismatch` (a layer of another geometry), and
-        `EnvironmentDiffers` where host, threads, precision or batch differ, unless ``trust`` was given.
-        """
-        table = PriceTable.load(self.path)
-        differences = self._differences(table)
-        if differences and not self.trust:
-            raise EnvironmentDiffers(
-                f"these prices were measured under other conditions: {'; '.join(differences)}",
-                where=self.path,
-                fix="measure again without --layer-times, or say --trust-times",
-            )
-        for layer, geometry in self.layers.items():
-            if table.geometries.get(layer, geometry) != geometry:
-                raise PlanMismatch(f"these prices are of another network: {layer} has another geometry", where=self.path)
-        prices = {each.candidate: each for each in table.times}
-        missing = [each.key for each in candidates if each.key not in prices]
-        if missing:
-            raise BadRecord(
-                f"{len(missing)} candidates have no price; first: {missing[0]}", where=self.path, fix="measure again"
-            )
-        provenance = (
-            "tabled" if table.provenance == "measured" and (differences or table.host != self.host) else table.provenance
-        )
-        times = tuple(prices[each.key].model_copy(update={"provenance": provenance}) for each in candidates)
-        changes = {"network_sha256": self.network_sha256, "target": self.target, "provenance": provenance, "times": times}
-        return table.model_copy(update=changes)
-
-    def _differences(self, table: PriceTable) -> list[str]:
-        pairs: list[tuple[str, object, object]] = [
-            ("target", table.target, self.target),
-            ("precision", table.precision, self.precision),
-            ("threads", table.threads, self.settings.threads),
-            ("batch", table.batch, self.settings.batch),
-        ]
-        if self.host and table.host:
-            runtime = self.settings.runtime
-            pairs += [("machine", table.host.machine, self.host.machine), ("cores", table.host.cores, self.host.cores)]
-            pairs += [(runtime, table.host.versions.get(runtime), self.host.versions.get(runtime))]
-        elif self.host:
-            pairs += [("host", "none (an estimate)", self.host.machine)]
-        return [f"{name} {there} there, {here} here" for name, there, here in pairs if there != here]
-
-
 def overheads(short: ProfiledArtifact, long: ProfiledArtifact) -> tuple[float, float]:
     """(call, node) in microseconds, from two chains of empty nodes: what entering the runtime costs, and what a node costs
     with the profiler off beyond what its profile says."""
@@ -241,10 +225,14 @@ def _nodes_us(artifact: ProfiledArtifact, node_us: float) -> float:
     return sum(_node_us(node, node_us) for node in artifact.nodes)
 
 
-def layer_times(profiled: Sequence[tuple[Variant, ProfiledArtifact, Mapping[str, int]]], node_us: float) -> Times:
-    """(layer, rank) to microseconds: the nodes charged to the layer, the median where several variants measured it."""
-    found: dict[tuple[str, int | None], list[float]] = {}
-    for variant, artifact, ranks in profiled:
+Timed = tuple[Variant, ProfiledArtifact, Mapping[str, int], Mapping[str, tuple[int, int]]]
+"""A variant, its profile, the ranks of its pairs, and the widths of its layers."""
+
+
+def layer_times(profiled: Sequence[Timed], node_us: float) -> Times:
+    """Microseconds of layers: the nodes charged to them, the median where several variants measured the same."""
+    found: dict[tuple[str, Size], list[float]] = {}
+    for variant, artifact, ranks, widths in profiled:
         sums: dict[str, float] = {}
         before: str | None = None
         for node in artifact.nodes:
@@ -253,11 +241,11 @@ def layer_times(profiled: Sequence[tuple[Variant, ProfiledArtifact, Mapping[str,
                 before = owner
                 sums[owner] = sums.get(owner, 0.0) + _node_us(node, node_us)
         for layer, us in sums.items():
-            found.setdefault((layer, ranks.get(layer)), []).append(us)
+            found.setdefault((layer, (*widths[layer], ranks.get(layer))), []).append(us)
     return {key: median(values) for key, values in found.items()}
 
 
-def time_at(times: Times, layer: str, rank: int | None, block: int = 16) -> float:
+def time_at(times: FullTimes, layer: str, rank: int | None, block: int = 16) -> float:
     """The measured time, or one between the measured ranks of the same alignment.
 
     Time over rank is a staircase: runtimes pad channels to ``block`` or change the layout when they do not fit. So a rank

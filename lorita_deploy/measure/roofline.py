@@ -19,7 +19,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ..forms import form_geometries
+from ..forms import at_widths, form_geometries
 from ..records import Candidate, Geometry, LayerTime, Precision, PriceTable
 from ..targets import Target
 
@@ -50,10 +50,7 @@ class RooflinePricer:
     def price(self, candidates: Sequence[Candidate]) -> PriceTable:
         """The estimate for every candidate, provenance ``estimated``, no host."""
         times = tuple(
-            LayerTime(
-                candidate=each.key, us=round(self.layer_us(self.layers[each.layer], each.rank), 4), provenance="estimated"
-            )
-            for each in candidates
+            LayerTime(candidate=each.key, us=round(self._candidate_us(each), 4), provenance="estimated") for each in candidates
         )
         dense_us = sum(self.layer_us(geometry, None) for geometry in self.layers.values())
         rest_us = self.rest_us()
@@ -71,6 +68,10 @@ class RooflinePricer:
             rest_us=rest_us,
             times=times,
         )
+
+    def _candidate_us(self, candidate: Candidate) -> float:
+        geometry = at_widths(self.layers[candidate.layer], candidate.k_in, candidate.k_out)
+        return self.layer_us(geometry, candidate.rank)
 
     def layer_us(self, geometry: Geometry, rank: int | None) -> float:
         """Microseconds of a layer, dense or as a pair."""

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from ..errors import OutOfResource, UnknownName
 from ..ports import find_model
 from ..records import BuildReport
-from .compressing import CALIBRATE, COMPRESS, PLAN, PRICE
+from .compressing import CALIBRATE, COMPRESS, PLAN
 from .context import Build, Stage, Watch
 from .data import DATA
 from .folder import key_of
 from .options import BuildOptions
 from .preflight import preflight
+from .pricing import PRICE
 from .shipping import BENCH, BUNDLE, EXPORT, VERIFY
 from .training import COLLAPSE, TRAIN
 

@@ -1,23 +1,21 @@
-"""Stages calibrate, price, plan and compress: from the dense network to the forms that are fastest on the target."""
+"""Stages calibrate, plan and compress: from the dense network to the forms that are fastest on the target."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..compress.calibrate import calibrate
-from ..compress.candidates import candidates
+from ..compress.calibrate import Calibration, calibrate
 from ..compress.recover import distill
+from ..compress.widths import calibrate_groups, narrowable_groups
 from ..networks import save_weights, survey
-from ..ports import Pricer
-from ..records import CandidateTable, CompressedRecord
-from .carried import bettered
+from ..records import CompressedRecord, GroupCalibration
 from .context import Build, Stage
-from .exporting import export_dense
 from .folder import sha256_of
-from .planning import given_plan, rewritten, searched_plan
+from .planning import given_plan, searched_plan
 from .training import percent
 
 if TYPE_CHECKING:
@@ -34,6 +32,7 @@ def _calibrate_key(build: Build) -> dict[str, Any]:
         "data": build.data.content_sha256,
         "samples": options.calibration_samples,
         "criterion": options.criterion,
+        "narrow": options.narrow,
         "seed": options.seed,
     }
 
@@ -49,64 +48,19 @@ def _run_calibrate(build: Build) -> str:
         criterion=options.criterion,
         network_sha256=build.collapsed.weights_sha256,
     )
+    groups = _calibrate_groups(build, found) if options.narrow else ()
+    found = replace(found, record=found.record.model_copy(update={"groups": groups}))
     found.save(build.folder.path)
-    return f"{found.record.samples} examples, {len(found.record.layers)} layers, {found.record.criterion}"
+    line = f"{found.record.samples} examples, {len(found.record.layers)} layers, {found.record.criterion}"
+    return line + (f", {len(groups)} channel groups" if groups else "")
 
 
-# ---------------------------------------------------------------------------------------------- price
-
-
-def _price_key(build: Build) -> dict[str, Any]:
-    options = build.options
-    measured = {"host": build.host_key, "settings": build.settings.model_dump()} if build.on_target else {}
-    return {
-        "calibration": sha256_of(build.folder / "calibration.json"),
-        "target": build.target.model_dump(),
-        "precision": build.precision,
-        "opset": build.opset,
-        "batch": options.batch,
-        "layer_times": options.layer_times and sha256_of(Path(options.layer_times)),
-        "receipt": options.receipt and sha256_of(Path(options.receipt)),
-        "trust": options.trust_times,
-        **measured,
-    }
-
-
-def _run_price(build: Build) -> str:
-    multiple = build.target.limits.rank_multiple.get(build.precision, 8)
-    offered = candidates(build.collapsed.layers, build.calibration.record, multiple=multiple, precision=build.precision)
-    CandidateTable(candidates=offered).save(build.folder / "candidates.json")
-    table = _pricer(build).price(offered)
-    if build.options.receipt:
-        table = bettered(build, table, offered)
-    table.save(build.folder / "prices.json")
-    whole = f", dense {table.network_us / 1e3:.3g} ms" if table.provenance == "measured" else ""
-    return f"{len(offered)} candidates, {table.provenance}{whole}"
-
-
-def _pricer(build: Build) -> Pricer:
-    common: dict[str, Any] = {
-        "layers": build.geometries,
-        "network_sha256": build.collapsed.weights_sha256,
-        "target": build.target,
-        "precision": build.precision,
-    }
-    if build.options.layer_times:
-        from ..measure.layer_times import TablePricer
-
-        host = build.board.host() if build.on_target else None
-        return TablePricer(
-            Path(build.options.layer_times), host=host, settings=build.settings, trust=build.options.trust_times, **common
-        )
-    workdir = build.folder / "pricing"
-    dense = workdir / export_dense(build, workdir).path
-    if not build.on_target:
-        from ..measure.roofline import RooflinePricer
-
-        return RooflinePricer(dense, batch=build.options.batch, **common)
-    from ..measure.layer_times import MeasuredPricer
-
-    return MeasuredPricer(dense, device=build.board, settings=build.settings, progress=build.watch.progress, **common)
+def _calibrate_groups(build: Build, found: Calibration) -> tuple[GroupCalibration, ...]:
+    groups = narrowable_groups(build.dense, build.task.examples, build.geometries)
+    record = found.record
+    return calibrate_groups(
+        build.dense, groups, found.moments, build.task.calibration, samples=record.samples, seed=record.seed
+    )
 
 
 # ---------------------------------------------------------------------------------------------- plan
@@ -149,7 +103,7 @@ def _compress_key(build: Build) -> dict[str, Any]:
 
 def _run_compress(build: Build) -> str:
     plan = build.plan
-    module = rewritten(build, plan.changed())
+    module = build.compressor.network(plan.changed(), plan.groups)
     truncated = None
     if build.options.recover_epochs and plan.changed():
         truncated = build.task.evaluate(module)
@@ -183,6 +137,5 @@ def _all_inputs(build: Build) -> Iterable[tuple[Tensor, ...]]:
 
 
 CALIBRATE = Stage("calibrate", lambda build: ("calibration.json", "calibration.safetensors"), _calibrate_key, _run_calibrate)
-PRICE = Stage("price", lambda build: ("candidates.json", "prices.json"), _price_key, _run_price)
 PLAN = Stage("plan", lambda build: ("plan.json",), _plan_key, _run_plan)
 COMPRESS = Stage("compress", lambda build: ("compressed.json", "compressed.safetensors"), _compress_key, _run_compress)

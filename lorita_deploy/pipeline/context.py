@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..compress.calibrate import Calibration
-    from ..compress.moments import Truncation
+    from ..compress.compressor import Compressor
     from ..train.splits import Dataset
 
 TRAINED_HERE_SIZE = 64
@@ -196,13 +196,20 @@ class Build:
         return Calibration.load(self.folder.path)
 
     @cached_property
-    def truncations(self) -> dict[str, Truncation]:
-        """The dense layers' truncations, as far as they were worked out."""
-        return {}
+    def compressor(self) -> Compressor:
+        """Makes the networks that plans describe."""
+        from ..compress.compressor import Compressor
+
+        task = self.task
+        return Compressor(self.dense, self.geometries, self.calibration, task.calibration, examples=task.examples)
 
     @cached_property
+    def offered(self) -> CandidateTable:
+        return CandidateTable.load(self.folder / "candidates.json")
+
+    @property
     def candidates(self) -> tuple[Candidate, ...]:
-        return CandidateTable.load(self.folder / "candidates.json").candidates
+        return self.offered.candidates
 
     @cached_property
     def prices(self) -> PriceTable:
@@ -214,11 +221,9 @@ class Build:
 
     @cached_property
     def compressed(self) -> CompressedNetwork:
-        from ..forms import install
+        from ..compress.compressor import load_compressed
 
-        module = self.blank()
-        install(module, self.plan.changed())
-        load_weights(module, self.folder / "compressed.safetensors")
+        module = load_compressed(self.blank(), self.plan, self.folder / "compressed.safetensors")
         record = CompressedRecord.load(self.folder / "compressed.json")
         return CompressedNetwork(module.eval().to(self.device), record, self.plan)
 

@@ -59,6 +59,7 @@ class BuildOptions(Part):
     max_latency: str | None = None
     speedup: float | None = Field(default=None, gt=0)
     objective: Literal["latency", "macs", "params"] = "latency"
+    narrow: bool = True
     criterion: Literal["whitened", "svd", "paper"] = "whitened"
     plan: str | None = None
     device: str = "local"

@@ -11,16 +11,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..compress.plan import Solution, check_plan, make_plan, solve
-from ..compress.rewrite import rewrite
 from ..measure.latency import race
-from ..records import Accuracy, Candidate, Choice, LatencyRatio, LayerTime, Plan, Prediction, PriceTable, Probe, Receipt
+from ..records import (
+    Accuracy,
+    Candidate,
+    Choice,
+    GroupChoice,
+    LatencyRatio,
+    LayerTime,
+    Plan,
+    Prediction,
+    PriceTable,
+    Probe,
+    Receipt,
+)
 from .exporting import export, export_dense
 from .folder import key_of, sha256_of
 from .search import Search
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from .context import Build
 
 ROUNDS = 3
@@ -36,7 +45,8 @@ Shape = tuple[tuple[str, int | None, int, int], ...]
 def given_plan(build: Build, path: Path) -> Plan:
     """A plan from a file. Raises `BadRecord`, `PlanMismatch`."""
     plan = Plan.load(path)
-    check_plan(plan, build.collapsed.layers, build.collapsed.weights_sha256, build.target.name)
+    groups = build.calibration.record.groups
+    check_plan(plan, build.collapsed.layers, build.collapsed.weights_sha256, build.target.name, groups)
     return plan
 
 
@@ -64,7 +74,7 @@ class _Planning:
             changed = _changed(solution)
             if not build.on_target or not changed or _shape(changed) in self.races:
                 break
-            measured = self.races[_shape(changed)] = draft_race(build, changed)
+            measured = self.races[_shape(changed)] = draft_race(build, changed, solution.groups)
             prediction = Prediction(predicted_us=solution.predicted_us, measured_us=measured.ratio * prices.network_us)
             predictions.append(prediction)
             if not measured.never_slower:
@@ -94,9 +104,12 @@ class _Planning:
         build, budget = self.build, self.build.budget
         if budget.max_drop is None:
             limit_us = budget.max_latency_ms * 1e3 if budget.max_latency_ms else prices.network_us / (budget.speedup or 1.0)
-            return solve(build.candidates, prices, budget_us=limit_us, objective=budget.objective), []
+            widths = build.offered.widths
+            solution = solve(build.candidates, prices, budget_us=limit_us, objective=budget.objective, widths=widths)
+            return solution, []
         search = Search(
             candidates=build.candidates,
+            widths=build.offered.widths,
             prices=prices,
             judge=self._judge,
             dense_accuracy=build.validation(),
@@ -109,19 +122,12 @@ class _Planning:
     def _judge(self, solution: Solution) -> Accuracy:
         changed = _changed(solution)
         if _shape(changed) not in self.accuracies:
-            self.accuracies[_shape(changed)] = self.build.task.evaluate(rewritten(self.build, changed))
+            network = self.build.compressor.network(changed, solution.groups)
+            self.accuracies[_shape(changed)] = self.build.task.evaluate(network)
         return self.accuracies[_shape(changed)]
 
 
-def rewritten(build: Build, choices: Iterable[Choice]) -> nn.Module:
-    """The dense network with the layers of ``choices`` in their new forms (a copy)."""
-    calibration = build.calibration
-    return rewrite(
-        build.dense, tuple(choices), calibration.moments, criterion=calibration.record.criterion, known=build.truncations
-    )
-
-
-def draft_race(build: Build, changed: Sequence[Choice]) -> LatencyRatio:
+def draft_race(build: Build, changed: Sequence[Choice], groups: Sequence[GroupChoice] = ()) -> LatencyRatio:
     """The time of a planned network over that of dense, measured through the exporter that ships.
 
     The receipt is kept: a plan that is searched again, after a kill or with another budget, decides by the same measurement.
@@ -134,7 +140,10 @@ def draft_race(build: Build, changed: Sequence[Choice]) -> LatencyRatio:
     folder = build.folder / "draft"
     shutil.rmtree(folder, ignore_errors=True)
     build.watch.progress(0, 1, "racing a draft")
-    artifacts = (export(build, rewritten(build, changed), "compressed", folder, metadata={}), export_dense(build, folder))
+    artifacts = (
+        export(build, build.compressor.network(changed, groups), "compressed", folder, metadata={}),
+        export_dense(build, folder),
+    )
     receipt = race(build.board, folder, artifacts, settings=build.settings, max_seconds=DRAFT_SECONDS, kind=build.kind)
     receipt.save(kept)
     shutil.rmtree(folder, ignore_errors=True)

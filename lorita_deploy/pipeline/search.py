@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..compress.plan import Objective, Solution, dense, fastest, solve
-from ..records import Accuracy, Candidate, PriceTable, Probe
+from ..records import Accuracy, Candidate, PriceTable, Probe, WidthOffer
 
 MOST_PROBES = 9
 RESOLUTION = 1.01
@@ -24,6 +24,7 @@ class Search:
     """The fastest plan that loses at most ``max_drop`` points, and how it was found."""
 
     candidates: tuple[Candidate, ...]
+    widths: tuple[WidthOffer, ...]
     prices: PriceTable
     judge: Callable[[Solution], Accuracy]
     dense_accuracy: Accuracy
@@ -34,14 +35,14 @@ class Search:
 
     def run(self) -> Solution:
         """Bisect on the cost (microseconds, or a count for other objectives). The dense network is always acceptable."""
-        best = dense(self.candidates, self.prices, self.objective)
-        quickest = fastest(self.candidates, self.prices, self.objective)
+        best = dense(self.candidates, self.prices, self.objective, self.widths)
+        quickest = fastest(self.candidates, self.prices, self.objective, self.widths)
         if self._accepts(quickest.cost, quickest):
             return quickest
         low, high = quickest.cost, best.cost
         while len(self.probes) < MOST_PROBES and high / low > RESOLUTION:
             middle = math.sqrt(low * high)
-            solution = solve(self.candidates, self.prices, budget_us=middle, objective=self.objective)
+            solution = solve(self.candidates, self.prices, budget_us=middle, objective=self.objective, widths=self.widths)
             if self._accepts(middle, solution):
                 best, high = solution, min(middle, solution.cost)
             else:

@@ -17,17 +17,12 @@ from lorita_deploy.compress.rewrite import rewrite
 from lorita_deploy.errors import BadCheckpoint, BadData, BadNetwork, BadRecord
 from lorita_deploy.networks import survey
 from lorita_deploy.ports import Task
-from lorita_deploy.records import Choice
 
 
 @pytest.fixture(scope="module")
 def calibration(trained) -> Calibration:
     """Unsmoothed, so that predictions are of the Kullback-Leibler divergence itself."""
     return calibrate(trained.module, trained.geometries, trained.task, samples=1200, smoothing=0.0)
-
-
-def pair(layer: str, rank: int) -> Choice:
-    return Choice(layer=layer, form="pair", k_in=1, k_out=1, rank=rank, predicted_loss=0.0, us=1.0, dense_us=2.0)
 
 
 def curves(calibration: Calibration) -> dict[str, tuple[float, ...]]:
@@ -122,7 +117,7 @@ def test_a_small_truncation_costs_the_predicted_kl_divergence(trained, calibrati
     network hides its curvature."""
     curve = curves(calibration)[name]
     rank = next(rank for rank, loss in enumerate(curve) if loss < 3e-5)
-    network = rewrite(trained.module, [pair(name, rank)], calibration.moments)
+    network = rewrite(trained.module, {name: rank}, calibration.moments)
     real = kl(trained, network, trained.train)
     assert curve[rank] / 1.5 < real < curve[rank] * 1.5
 
@@ -134,14 +129,14 @@ def test_predictions_rank_truncations_of_different_layers_by_their_real_loss(tra
         for share in (0.15, 0.3, 0.5, 0.7):
             rank = max(1, int(share * full))
             predicted.append(curve[rank])
-            real.append(kl(trained, rewrite(trained.module, [pair(name, rank)], calibration.moments), trained.held_out))
+            real.append(kl(trained, rewrite(trained.module, {name: rank}, calibration.moments), trained.held_out))
     assert spearmanr(predicted, real).statistic > 0.9
 
 
 @pytest.mark.parametrize("share", [0.25, 0.4])
 def test_the_whitened_criterion_loses_less_than_plain_svd(trained, calibration, share) -> None:
     """At the same ranks everywhere, on images that calibration has not seen."""
-    choices = [pair(name, max(1, int(share * min(g.m, g.n)))) for name, g in trained.geometries.items() if name != "head"]
+    choices = {name: max(1, int(share * min(g.m, g.n))) for name, g in trained.geometries.items() if name != "head"}
     whitened = kl(trained, rewrite(trained.module, choices, calibration.moments), trained.held_out)
     plain = kl(trained, rewrite(trained.module, choices, calibration.moments, criterion="svd"), trained.held_out)
     assert whitened < 0.5 * plain

@@ -13,7 +13,6 @@ from lorita_deploy.compress.calibrate import collect_moments
 from lorita_deploy.compress.recover import distill, reestimate_batchnorm
 from lorita_deploy.compress.rewrite import rewrite
 from lorita_deploy.errors import BadNetwork, TrainingDiverged
-from lorita_deploy.records import Choice
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +20,7 @@ def compressed(trained) -> nn.Module:
     """Cut hard enough to hurt: every convolution to a quarter of its rank or less."""
     moments, _ = collect_moments(trained.module, trained.geometries, trained.task, samples=400)
     ranks = {"stem.0": 2, "down.0": 4, "inner.0": 3, "point": 4}
-    choices = [
-        Choice(layer=name, form="pair", k_in=1, k_out=1, rank=rank, predicted_loss=0.0, us=1.0, dense_us=2.0)
-        for name, rank in ranks.items()
-    ]
-    return rewrite(trained.module, choices, moments)
+    return rewrite(trained.module, ranks, moments)
 
 
 def kl(trained, network: nn.Module) -> float:

@@ -12,11 +12,6 @@ from lorita_deploy.compress.moments import Moments
 from lorita_deploy.compress.rewrite import factors, rewrite
 from lorita_deploy.errors import BadNetwork, PlanMismatch
 from lorita_deploy.networks import weight_matrix
-from lorita_deploy.records import Choice
-
-
-def pair(layer: str, rank: int) -> Choice:
-    return Choice(layer=layer, form="pair", k_in=1, k_out=1, rank=rank, predicted_loss=0.0, us=1.0, dense_us=2.0)
 
 
 def moments_of(layer: nn.Module, inputs: torch.Tensor) -> Moments:
@@ -54,7 +49,7 @@ def test_full_rank_computes_what_the_layer_computes(kind: str, criterion: str) -
     moments = {"0": moments_of(network[0], inputs)}
     full = min(weight_matrix(network[0]).shape)
     for given in (moments, None):
-        found = rewrite(network, [pair("0", full)], given, criterion=criterion)
+        found = rewrite(network, {"0": full}, given, criterion=criterion)
         assert isinstance(found[0], nn.Sequential)
         assert isinstance(network[0], type(make()))
         unseen = torch.randn(shape)
@@ -67,7 +62,7 @@ def test_the_mean_output_is_kept_at_any_rank(kind: str) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(make())
     inputs = torch.randn(shape) + 1.0
-    found = rewrite(network, [pair("0", 2)], {"0": moments_of(network[0], inputs)})
+    found = rewrite(network, {"0": 2}, {"0": moments_of(network[0], inputs)})
     axes = tuple(i for i in range(len(shape)) if i != (len(shape) - 1 if isinstance(network[0], nn.Linear) else 1))
     torch.testing.assert_close(found(inputs).mean(axes), network(inputs).mean(axes), rtol=1e-4, atol=1e-5)
     assert (found(inputs) - network(inputs)).abs().max() > 0.05  # and it is a real truncation
@@ -95,7 +90,7 @@ def test_what_belonged_to_the_layer_passes_to_the_pair() -> None:
     network[0].register_forward_pre_hook(lambda *_: calls.append("before"))
     network[0].register_forward_hook(lambda module, inputs, kwargs, output: calls.append("kwargs"), with_kwargs=True)
     network[0].register_full_backward_hook(lambda *_: calls.append("backward"))
-    found = rewrite(network, [pair("0", 4)], None)
+    found = rewrite(network, {"0": 4}, None)
     new = found[0]
     assert found.training
     assert not new.training
@@ -117,7 +112,7 @@ def test_a_layer_registered_twice_is_replaced_in_both_places() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.alias(x)
 
-    found = rewrite(Twice(), [pair("first", 2)], None)
+    found = rewrite(Twice(), {"first": 2}, None)
     assert found.alias is found.first
     assert isinstance(found.alias, nn.Sequential)
 
@@ -126,7 +121,7 @@ def test_buffers_and_the_original_survive() -> None:
     network = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
     network.register_buffer("scale", torch.tensor(3.0))
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    found = rewrite(network, [pair("0", 2)], None)
+    found = rewrite(network, {"0": 2}, None)
     assert found.scale == 3.0
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
@@ -135,12 +130,12 @@ def test_buffers_and_the_original_survive() -> None:
 def test_what_cannot_be_rewritten_is_said() -> None:
     network = nn.Sequential(nn.Linear(8, 8))
     with pytest.raises(PlanMismatch, match="lacks: 7"):
-        rewrite(network, [pair("7", 2)], None)
+        rewrite(network, {"7": 2}, None)
     network.lock = threading.Lock()
     with pytest.raises(BadNetwork, match="cannot be copied"):
-        rewrite(network, [pair("0", 2)], None)
+        rewrite(network, {"0": 2}, None)
     broken = nn.Sequential(nn.Linear(8, 8))
     with torch.no_grad():
         broken[0].weight[0, 0] = float("nan")
     with pytest.raises(BadNetwork, match="weight of 0 holds NaN"):
-        rewrite(broken, [pair("0", 2)], None)
+        rewrite(broken, {"0": 2}, None)

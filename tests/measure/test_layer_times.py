@@ -13,7 +13,8 @@ from small_onnx import write_small_onnx
 from lorita_deploy.devices.local import LocalDevice
 from lorita_deploy.errors import BadArtifact, BadRecord, EnvironmentDiffers, PlanMismatch
 from lorita_deploy.forms import FORMS
-from lorita_deploy.measure.layer_times import MeasuredPricer, TablePricer, layer_times, overheads, time_at
+from lorita_deploy.measure.layer_times import MeasuredPricer, layer_times, overheads, time_at
+from lorita_deploy.measure.price_table import TablePricer
 from lorita_deploy.measure.variants import empty_chain, find_layers, ladder_variants, make_variant
 from lorita_deploy.records import Candidate, Geometry, LayerTime, NodeTime, PriceTable, ProfiledArtifact, Settings
 from lorita_deploy.targets import load_target, this_host
@@ -177,8 +178,9 @@ def test_the_profilers_own_cost_is_taken_off_and_repeats_are_pooled(tmp_path: Pa
         nodes = tuple(NodeTime(name=name, op="?", us=each) for name, each in named)
         return ProfiledArtifact(name="v", sha256="", runs=1, whole_us=40.0, nodes=nodes)
 
-    times = layer_times([(variant, run(us), {"head": 8}) for us in (4.0, 100.0, 5.0)], -1.0)
-    assert times == {("stem", None): 13.0, ("head", 8): 6.0}
+    widths = {"stem": (3, 8), "head": (64, 10)}
+    times = layer_times([(variant, run(us), {"head": 8}, widths) for us in (4.0, 100.0, 5.0)], -1.0)
+    assert times == {("stem", (3, 8, None)): 13.0, ("head", (64, 10, 8)): 6.0}
 
 
 def test_the_empty_chain_runs() -> None:
