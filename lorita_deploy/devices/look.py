@@ -6,6 +6,9 @@ from ..errors import DeviceUnfit, EnvironmentDiffers
 from ..records import Host, Part
 from ..targets import Target, all_targets, matches
 
+RUNTIMES = ("onnxruntime", "tensorrt")
+"""What the runner can drive on a device."""
+
 
 class Look(Part):
     """The reply of ``onboard/agent.py``."""
@@ -51,6 +54,10 @@ def require_target(look: Look, target: Target, where: object) -> None:
 def require_runtime(look: Look, runtime: str | None, where: object) -> None:
     """``runtime`` None: any will do. Raises `DeviceUnfit`, naming what is missing and what brings it."""
     runtime = runtime or ("tensorrt" if "tensorrt" in look.host.versions else "onnxruntime")
+    if runtime not in RUNTIMES:
+        raise DeviceUnfit(
+            f"the runner does not drive {runtime}", where=where, fix=f"choose a --target of: {', '.join(RUNTIMES)}"
+        )
     lacking = [name for name in ("numpy", runtime) if name in look.problems]
     if lacking:
         raise DeviceUnfit(

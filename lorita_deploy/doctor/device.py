@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..devices.look import Look, is_target, remedy
+from ..devices.look import RUNTIMES, Look, is_target, remedy
 from ..devices.ssh import SshDevice
 from ..records import Finding, Health
 from ..targets import Target, all_targets
@@ -35,8 +35,8 @@ def check_device(device: SshDevice, target: Target | None = None) -> Health:
 def _findings(look: Look, name: str) -> Iterator[Finding]:
     yield Finding(subject="connection", state="ok", found=name)
     yield Finding(subject="python", state="ok", found=f"{look.host.versions['python']}, {look.executable}")
-    runtimes = [package for package in ("onnxruntime", "tensorrt") if package in look.host.versions]
-    for package in ("numpy", "onnxruntime", "tensorrt"):
+    runtimes = [package for package in RUNTIMES if package in look.host.versions]
+    for package in ("numpy", *RUNTIMES):
         if package in look.host.versions:
             yield Finding(subject=package, state="ok", found=look.host.versions[package])
         else:

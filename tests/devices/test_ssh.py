@@ -373,6 +373,7 @@ def test_a_key_that_is_not_let_in(client, there):
     assert "ssh-copy-id" in str(error.fix)
 
 
+@pytest.mark.slow
 def test_a_connection_that_does_not_come_back(device, client, work, there, monkeypatch):
     monkeypatch.setattr(ssh_module, "PATIENCE_S", 1.0)
     result = in_background(lambda: device.run(work, job(work, seconds=1.5), timeout_s=60))

@@ -70,7 +70,7 @@ def holder(path: str) -> Dict[str, str]:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             found = json.loads(file.read(4096))
-        return {key: str(found[key])[:200] for key in ("who", "since")}
+        return {key: "".join(filter(str.isprintable, str(found[key])))[:200] for key in ("who", "since")}
     except (OSError, ValueError, KeyError, TypeError):
         return {"who": "somebody", "since": "an unknown time"}
 
