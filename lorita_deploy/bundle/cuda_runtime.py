@@ -1,7 +1,7 @@
 """Device memory, streams, events and graphs of CUDA through ctypes on libcudart, which every JetPack has.
 
 Neither pycuda nor cuda-python is on a stock board; the few functions needed have kept their C signatures from CUDA 10.2
-to 13, but for cudaGraphInstantiate. Addresses and handles are plain integers. Standard library only, valid Python 3.6.
+to 13, but for cudaGraphInstantiate. Addresses and handles are plain integers. Valid Python 3.6.
 """
 
 import ctypes
@@ -11,6 +11,8 @@ import os
 import sys
 
 from typing import Any, Callable, Dict, List, Optional
+
+from runtimes import CannotRunError
 
 LIBRARIES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so.10.2")
 PLACES = ("/usr/local/cuda/lib64", "/usr/local/cuda/targets/*/lib", "/usr/local/cuda-*/targets/*/lib")
@@ -56,11 +58,11 @@ SIGNATURES: Dict[str, Any] = {
 }
 
 
-class CudaError(Exception):
+class CudaError(CannotRunError):  # type: ignore[misc]
     """A call of the CUDA runtime failed; ``code`` is its cudaError_t."""
 
     def __init__(self, call: str, code: int, words: str) -> None:
-        Exception.__init__(self, "%s: %s (CUDA error %d)" % (call, words, code))
+        CannotRunError.__init__(self, "%s: %s (CUDA error %d)" % (call, words, code))
         self.code = code
 
 
@@ -97,8 +99,10 @@ class Cuda:
         self.version = self._get("cudaRuntimeGetVersion", Int())
 
     def call(self, name: str, *arguments: Any) -> None:
-        """Raises `CudaError` unless the function returns cudaSuccess."""
+        """Raises `CudaError` unless the function returns cudaSuccess, `MemoryError` where the device has no more of it."""
         code = getattr(self.library, name)(*arguments)
+        if code == MEMORY_ALLOCATION:
+            raise MemoryError("%s: out of memory" % name)
         if code:
             raise CudaError(name, code, self.library.cudaGetErrorString(code).decode("ascii", "replace"))
 

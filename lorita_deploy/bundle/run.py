@@ -213,6 +213,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except JobError as problem:
         print(problem, file=sys.stderr)
         return int(problem.code)
+    except runtimes.CannotRunError as error:  # while it ran
+        print("%s\n  where: %s\n  do:    start it again; if it stays, restart the board" % (error, path), file=sys.stderr)
+        return 2
     except MemoryError:
         print("out of memory\n  where: %s\n  do:    end other programs, or use a smaller artifact" % path, file=sys.stderr)
         return 6

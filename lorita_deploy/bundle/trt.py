@@ -150,10 +150,7 @@ class TensorRt:
         if context is None:
             words = "; ".join(self.logger.errors[-3:]) or "no reason given"
             raise CannotRunError("TensorRT %s does not load it: %s" % (trt.__version__, words))
-        try:
-            return trt_session.open_session(trt, runtime, engine, context, device, self.settings["batch"], profile)
-        except cuda_runtime.CudaError as error:
-            raise CannotRunError(str(error))
+        return trt_session.open_session(trt, runtime, engine, context, device, self.settings["batch"], profile)
 
 
 def _logger(trt: Any) -> Any:

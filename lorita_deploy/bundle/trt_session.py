@@ -28,7 +28,7 @@ BACK_TO_BACK_S = 0.2
 
 
 def open_session(trt: Any, runtime: Any, engine: Any, context: Any, device: Any, batch: int, profile: bool) -> "Session":
-    """Memory, stream and graph for an engine that was loaded. Raises `cuda_runtime.CudaError`, `CannotRunError`."""
+    """Memory, stream and graph for an engine that was loaded. Raises `CannotRunError`, `MemoryError`."""
     interface = Tensors if hasattr(engine, "num_io_tensors") else Bindings
     session = Session(device, interface(trt, engine, context), batch)
     session.runtime = runtime
@@ -111,6 +111,8 @@ class Session:
             if any(size < 0 for size in shape):
                 interface.set_shape(name, tuple(batch if size < 0 else size for size in shape))
         for name in interface.names:
+            if any(size < 0 for size in interface.shape(name)):
+                raise CannotRunError("the shape of its %s depends on the data, which this runner does not handle" % name)
             array = numpy.zeros(interface.shape(name), interface.dtype(name))
             on_device, on_host = device.malloc(max(array.nbytes, 1)), device.malloc_host(max(array.nbytes, 1))
             view: Any = (ctypes.c_char * max(array.nbytes, 1)).from_address(on_host)
@@ -170,7 +172,7 @@ class Session:
         self.cuda.synchronize(self.stream)
         try:
             self.graph = self.cuda.capture(self.stream, self._enqueue_kernels)
-        except (cuda_runtime.CudaError, CannotRunError):
+        except CannotRunError:
             self.graph = 0
 
     # ------------------------------------------------------------------------------------------ layer by layer
