@@ -8,6 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 import torch
 
@@ -37,6 +38,8 @@ def test_every_command_and_option_exists(words):
     if words[1].startswith("-"):
         return
     command = cli.commands[words[1]]
+    if isinstance(command, click.Group):
+        command = command.commands[words[2]]
     offered = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     assert {word for word in words[2:] if word.startswith("-")} <= offered
 
