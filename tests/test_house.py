@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "report": CONTRACTS,
     "inspection": CONTRACTS,
     "doctor": CONTRACTS | {"devices"},
-    "pipeline": CONTRACTS | ROOMS | {"bundle", "report"},
+    "pipeline": CONTRACTS | ROOMS | {"bundle", "inspection", "report"},
     "cli": CONTRACTS | ROOMS | {"bundle", "report", "inspection", "doctor", "pipeline"},
 }
 PLUG_INS_MAY_IMPORT = {"errors", "records", "ports", "networks", "forms"}
