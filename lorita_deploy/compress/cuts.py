@@ -125,6 +125,8 @@ def take_shapes(network: nn.Module, path: Path) -> None:
     for name, stored in read_weights(path).items():
         parent, _, leaf = name.rpartition(".")
         layer = network.get_submodule(parent) if parent in dict(network.named_modules()) else None
+        if leaf == "bias" and getattr(layer, "bias", stored) is None:  # given to a consumer for the constants it takes up
+            ensure_bias(network.get_submodule(parent))
         old = getattr(layer, leaf, None)
         if layer is None or not isinstance(old, torch.Tensor) or old.shape == stored.shape or old.ndim != stored.ndim:
             continue

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lorita_deploy.compress.calibrate import calibrate
-from lorita_deploy.compress.cuts import ChannelGroup, Member
+from lorita_deploy.compress.cuts import ChannelGroup, Member, take_shapes
 from lorita_deploy.compress.groups import channel_groups
 from lorita_deploy.compress.moments import DAMPING, Moments
 from lorita_deploy.compress.narrow import Selection, narrow, select_channels, sensitivity
 from lorita_deploy.compress.readings import Reading, collect_readings
 from lorita_deploy.errors import BadData, BadNetwork
-from lorita_deploy.networks import survey
+from lorita_deploy.networks import load_weights, save_weights, survey
 from lorita_deploy.records import Geometry
 
 
@@ -282,6 +284,21 @@ def test_a_constant_channel_goes_unless_zero_padding_sees_it(value: float, consu
     without = narrow(net, [(group, [0, 1, 2, 3, 4, 5, 7])], it.readings)  # forced, it is worse than nothing gone
     error = (without(INPUTS) - net(INPUTS)).abs().max()
     assert (error < 1e-5) == goes
+
+
+def test_a_bias_that_took_up_a_constant_travels_through_a_file(tmp_path: Path) -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 1, bias=False), nn.ReLU(), nn.Conv2d(6, 2, 1))
+
+    torch.manual_seed(0)
+    it = Narrowable(make(), INPUTS)
+    found = narrow(it.net, [(it.groups["0"], [0, 1, 4, 6, 7]), (it.groups["2"], [0, 2, 3])], it.readings)
+    assert found[2].bias is not None
+    save_weights(found, tmp_path / "net.safetensors")
+    skeleton = make().eval()
+    take_shapes(skeleton, tmp_path / "net.safetensors")
+    load_weights(skeleton, tmp_path / "net.safetensors")
+    assert torch.equal(skeleton(INPUTS), found(INPUTS))
 
 
 def test_of_two_constants_that_zero_padding_sees_one_stays_for_both() -> None:
