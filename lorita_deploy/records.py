@@ -664,6 +664,10 @@ class ArtifactList(Document):
     SCHEMA = "artifacts"
 
     artifacts: tuple[Artifact, ...]
+    reference: tuple[Artifact, ...] = ()
+    """Where those are of a lower precision: the same networks in fp32, which are raced along."""
+    engines: tuple[Artifact, ...] = ()
+    """Built from those, where this machine is the target; elsewhere they are built on the device."""
 
 
 class EngineRecord(Document):
@@ -847,6 +851,38 @@ class LatencyRatio(Part):
         return self.ci95[1] < 1.0
 
 
+class PrecisionTrial(Part):
+    """The dense network in one precision."""
+
+    precision: Precision
+    accuracy: Accuracy
+    """Of the artifact, on the images that plans are judged by."""
+    kept_fp32: tuple[str, ...] = ()
+    size_bytes: int
+    ratio: LatencyRatio | None = None
+    """Over fp32, raced; None where the target is not at hand, and for fp32 itself."""
+    estimated: float | None = None
+    """Time over that of fp32 by the roofline, where it could not be raced."""
+    refused: str | None = None
+    """Why it is not an option."""
+
+    @property
+    def relative_time(self) -> float:
+        """Time over that of fp32, raced or else estimated."""
+        return self.ratio.ratio if self.ratio else self.estimated or 1.0
+
+
+class PrecisionRecord(Document):
+    """What artifacts are written in, and why. File ``precision.json``."""
+
+    SCHEMA = "precision"
+
+    asked: Precision | Literal["auto"]
+    chosen: Precision
+    trials: tuple[PrecisionTrial, ...]
+    """fp32 first; none where only fp32 was asked for."""
+
+
 class Settings(Part):
     """How the runtime was set while timing."""
 
@@ -1000,6 +1036,8 @@ class Manifest(Document):
     """What the runner uses where it can."""
     accuracy: dict[str, Accuracy] = {}
     """By artifact name: what a deadline is weighed against."""
+    tolerances: dict[str, float] = {}
+    """By artifact name, where it is not the common one (lower precisions)."""
 
 
 # ---------------------------------------------------------------------------------------------- the end of a build
@@ -1077,6 +1115,8 @@ class BuildReport(Document):
     """Demands that were not met (``--require-speedup``, a latency budget): a result, with exit code 1."""
     ledger: tuple[LedgerStep, ...] = ()
     """The steps that ran, in order, each with its error and budget."""
+    precision: PrecisionRecord | None = None
+    shipped_precision: Precision = "fp32"
 
 
 # ---------------------------------------------------------------------------------------------- answers to a person

@@ -1,7 +1,7 @@
 """The runner's job: reading it, checking every hash, and its golden data. Valid Python 3.6.
 
     {"schema": "lorita-deploy/job/1", "tasks": ["verify", "race"], ["verify"] or ["profile"], "settings": {...},
-     "artifacts": [{"name", "path", "sha256", "precision", "accuracy"}, ...], "baseline": "dense",
+     "artifacts": [{"name", "path", "sha256", "precision", "accuracy", "tolerance"}, ...], "baseline": "dense",
      "golden": {"inputs": path, "outputs": {name: path}} or null, ...}
 
 Left-out entries have the values of `DEFAULTS`. Paths are relative to the folder of the job file and never lead out of it.
@@ -34,7 +34,8 @@ DEFAULTS = {
     "model": "",
     "result": "receipt.json",
 }  # type: Json
-ARTIFACT = {"precision": "fp32", "accuracy": None}  # type: Json
+ARTIFACT = {"precision": "fp32", "accuracy": None, "tolerance": None}  # type: Json
+"""No tolerance of its own: the job's."""
 
 
 class JobError(Exception):
@@ -64,7 +65,7 @@ def read_job(path: str, changes: Optional[Json] = None, check: bool = True) -> J
         asked["settings"] = dict(asked.get("settings", {}), **changes.pop("settings", {}))
         job = _with_defaults(dict(asked, **changes), DEFAULTS, ("artifacts", "files"))
         job["settings"] = _with_defaults(job["settings"], DEFAULTS["settings"])
-        job["artifacts"] = [dict(ARTIFACT, **artifact) for artifact in job["artifacts"]]
+        job["artifacts"] = [_with_defaults(each, ARTIFACT, ("name", "path", "sha256")) for each in job["artifacts"]]
         names = [artifact["name"] for artifact in job["artifacts"]]
         files = [(each["path"], each["sha256"]) for each in job["artifacts"] + job.pop("files", [])]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -97,7 +98,7 @@ def _from_manifest(manifest: Json) -> Json:
     artifacts = []
     for each in manifest["artifacts"]:
         name = each["role"] if each["rung"] == 0 else "%s-rung%d" % (each["role"], each["rung"])
-        found = {"name": name, "accuracy": judged.get(name)}
+        found = {"name": name, "accuracy": judged.get(name), "tolerance": manifest.get("tolerances", {}).get(name)}
         artifacts.append(dict(found, **{key: each[key] for key in ("path", "sha256", "precision")}))
     outputs = {each["name"]: "golden/outputs-%s.npz" % each["name"] for each in artifacts}
     outputs = {name: path for name, path in outputs.items() if path in listed}

@@ -73,11 +73,13 @@ def write_bundle(
     tolerance: float,
     runtime: str = "onnxruntime",
     accuracy: Mapping[Any, Accuracy] | None = None,
+    tolerances: Mapping[Any, float] | None = None,
 ) -> Manifest:
     """Fill the new or empty ``folder``; its manifest is written last, so that a bundle with one is whole.
 
     ``artifact_root`` is where the artifacts' paths start; ``golden_outputs`` are by artifact name (the role, or
-    ``<role>-rung<number>`` on the ladder), and so is ``accuracy``, which a deadline is weighed against. ``runtime`` is the
+    ``<role>-rung<number>`` on the ladder), and so are ``accuracy``, which a deadline is weighed against, and
+    ``tolerances`` where they are not the common ``tolerance``. ``runtime`` is the
     one that the runner takes where it can. Raises `BadArtifact` when an artifact is no longer what it was exported as, or
     the folder is in use, and `OutOfResource`.
     """
@@ -111,6 +113,7 @@ def write_bundle(
         tolerance=tolerance,
         runtime=runtime,
         accuracy=dict(accuracy or {}),
+        tolerances=dict(tolerances or {}),
     )
     manifest.save(folder / MANIFEST)
     return manifest

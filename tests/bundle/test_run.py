@@ -137,6 +137,9 @@ def test_golden_outputs_that_differ_are_exit_4(folder: Path) -> None:
     np.savez(path, output=outputs * 1.01)
     assert_refused(start(folder, job(folder)), 4, "golden outputs not reproduced")
     assert start(folder, job(folder, tolerance=0.1)).returncode == 0
+    own = job(folder)
+    own["artifacts"][0]["tolerance"] = 0.1
+    assert start(folder, own, "--verify-only").returncode == 0
 
 
 def test_outputs_that_are_not_numbers_fail(folder: Path) -> None:
