@@ -69,7 +69,10 @@ def bench(
     where: Path | None = None
     if receipt is None:
         assert path is not None
-        found, where = bench_again(path, threads=threads, device=find_device(device), deadline_ms=deadline)
+        board = find_device(device)
+        if device != "local":
+            screen.say(f"asking {board.name}: should the connection break, the run goes on there")
+        found, where = bench_again(path, threads=threads, device=board, deadline_ms=deadline)
     elif path is None:
         found = read_receipt(receipt)
     else:

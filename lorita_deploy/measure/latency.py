@@ -9,7 +9,8 @@ from typing import Any
 from ..ports import Device
 from ..records import Artifact, Receipt, Settings
 
-TIMEOUT_S = 1800.0
+TIMEOUT_S = {"onnxruntime": 1800.0, "tensorrt": 4 * 3600.0}
+"""By runtime: engines are built on the board before they race."""
 
 
 def race(
@@ -50,7 +51,7 @@ def race(
         "model": model,
         "result": result,
     }
-    return Receipt.load(device.run(folder, job, timeout_s=TIMEOUT_S))
+    return Receipt.load(device.run(folder, job, timeout_s=TIMEOUT_S[settings.runtime]))
 
 
 def artifact_name(artifact: Artifact) -> str:

@@ -51,7 +51,8 @@ CHAINS = (20, 200)
 """Nodes in the empty chains."""
 MOST_BYTES = 4_000_000_000
 """Most disk that the variants may take: very large networks get fewer of them, and their prices are interpolated."""
-TIMEOUT_S = 1800.0
+TIMEOUT_S = {"onnxruntime": 1800.0, "tensorrt": 4 * 3600.0}
+"""By runtime: an engine takes minutes to build on a board, and every variant is one."""
 
 
 class MeasuredPricer:
@@ -197,7 +198,7 @@ class MeasuredPricer:
             "kind": self.target,
             "result": "profile.json",
         }
-        return Profile.load(self.device.run(self.workdir, job, timeout_s=TIMEOUT_S))
+        return Profile.load(self.device.run(self.workdir, job, timeout_s=TIMEOUT_S[self.settings.runtime]))
 
 
 def _write(path: Path, model: ModelProto) -> None:
