@@ -34,6 +34,7 @@ from ..records import (
 from ..targets import Target
 from .bilayer import Size, time_between
 from .roofline import RooflinePricer
+from .latency import time_limit_s
 from .variants import Variant, empty_chain, find_layers, ladder_variants, make_variant
 
 if TYPE_CHECKING:
@@ -51,8 +52,6 @@ CHAINS = (20, 200)
 """Nodes in the empty chains."""
 MOST_BYTES = 4_000_000_000
 """Most disk that the variants may take: very large networks get fewer of them, and their prices are interpolated."""
-TIMEOUT_S = {"onnxruntime": 1800.0, "tensorrt": 4 * 3600.0}
-"""By runtime: an engine takes minutes to build on a board, and every variant is one."""
 
 
 class MeasuredPricer:
@@ -198,7 +197,7 @@ class MeasuredPricer:
             "kind": self.target,
             "result": "profile.json",
         }
-        return Profile.load(self.device.run(self.workdir, job, timeout_s=TIMEOUT_S[self.settings.runtime]))
+        return Profile.load(self.device.run(self.workdir, job, timeout_s=time_limit_s(self.settings.runtime)))
 
 
 def _write(path: Path, model: ModelProto) -> None:
