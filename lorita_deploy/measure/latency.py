@@ -10,7 +10,6 @@ from ..ports import Device
 from ..records import Artifact, Receipt, Settings
 
 
-
 def race(
     device: Device,
     folder: Path,
