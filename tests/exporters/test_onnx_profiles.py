@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from lorita_deploy.errors import BadNetwork, BadTarget
 from lorita_deploy.inspection.loading import check_loading
-from lorita_deploy.ports import ExportJob, find_exporter
+from lorita_deploy.ports import MODELS, ExportJob, find_exporter, find_model, names
 from lorita_deploy.targets import all_targets, load_target
 
 SPELLED = [f"{target.name}@{name}" for target in all_targets() for name in target.profiles]
@@ -87,3 +87,20 @@ def test_an_ir_version_that_does_not_go_with_the_opset_is_refused(tmp_path):
     with pytest.raises((BadTarget, BadNetwork), match="IR"):
         export(tmp_path, load_target("cpu"), opset=17, ir=7)
     assert not (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", names(MODELS))
+@pytest.mark.parametrize("name", [OLDEST, "jetson"])
+def test_every_sample_model_loads_where_it_is_exported_for(tmp_path, model, name):
+    spec, target = find_model(model), load_target(name)
+    network = spec.build(10, spec.input_size).eval()
+    job = ExportJob(
+        folder=tmp_path, filename="model.onnx", role="dense", network=network, examples=(torch.rand(1, *spec.input_shape()),),
+        opset=target.limits.opset, ir_version=target.limits.ir_version,
+    )  # fmt: skip
+    find_exporter("onnx").export(job)
+    runs = [other for other in SPELLED if load_target(other).limits.opset_max >= target.limits.opset]
+    for other in runs if name == OLDEST else [target.spelled]:
+        found = check_loading(tmp_path / "model.onnx", load_target(other))
+        assert found.loads, [finding for finding in found.findings if finding.state == "wrong"]
