@@ -189,6 +189,19 @@ def warnings_of(name: str, samples: Sequence[float], stable: bool, reloads: int)
     return found
 
 
+def company_warning(
+    before: Optional[Tuple[float, float, float]], after: Optional[Tuple[float, float, float]], cores: int
+) -> List[str]:
+    """Whether others were at work during the race: ``(now, used by all, used by this program)`` in seconds, twice."""
+    if before is None or after is None or after[0] <= before[0]:
+        return []
+    seconds, used, own = [late - early for early, late in zip(before, after)]
+    others = (used - own) / seconds
+    if others <= max(0.1, 0.05 * cores):
+        return []
+    return ["other programs used %.1f of %d cores during the race" % (others, cores)]
+
+
 def load_warning(load: Optional[float], cores: int) -> List[str]:
     """Whether others were at work when the run began, by the one-minute load average."""
     if load is None or load <= max(0.5, 0.25 * cores):

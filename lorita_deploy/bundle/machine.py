@@ -3,8 +3,9 @@
 import contextlib
 import os
 import platform
+import time
 
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 
 def host(kind: str, versions: Dict[str, str]) -> Dict[str, Any]:
@@ -32,6 +33,19 @@ def _name() -> str:
 
 def load_average() -> Optional[float]:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def work_seconds() -> Optional[Tuple[float, float, float]]:
+    """Now, processor seconds that all programs of this machine have used, and those of this one; None where unknown.
+
+    Time that a hypervisor gave to other guests counts as used.
+    """
+    with contextlib.suppress(OSError, ValueError), open("/proc/stat", encoding="ascii") as file:
+        ticks = [int(part) for part in file.readline().split()[1:]]
+        user, nice, system, _, _, irq, soft, steal = ticks[:8]
+        used = (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
+        return time.time(), used, time.process_time()
+    return None
 
 
 def peak_memory_bytes() -> Optional[int]:

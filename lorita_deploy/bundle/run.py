@@ -142,7 +142,9 @@ def _race(job: Json, runtime: Any, progress: Progress, first: Json, body: Json) 
         calls_s = sum(each["call_ms"] for each in progress.probes.values()) / 1e3
         job["max_seconds"] = max(job["max_seconds"], 2.0 * job["samples"] * calls_s)
     load = _loader(job, runtime)
+    before = machine.work_seconds()
     race.race(job, load, progress)
+    company: List[str] = clock.company_warning(before, machine.work_seconds(), body["host"]["cores"])
     progress.conditions.append(board.conditions("end"))
     warnings: List[str]
     series, ratios, faster, warnings = race.results(job, progress)
@@ -157,7 +159,7 @@ def _race(job: Json, runtime: Any, progress: Progress, first: Json, body: Json) 
     body.update(series=series, ratios=ratios, faster=faster, conditions=progress.conditions)
     if job["deadline_ms"]:
         body["deadline"] = race.deadline(job["deadline_ms"], series)
-    return warnings
+    return company + warnings
 
 
 def _verified(artifact: Json, found: Json) -> Json:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+import subprocess
+import sys
+import time
 from statistics import NormalDist
 
 import pytest
 
-from lorita_deploy.bundle import clock
+from lorita_deploy.bundle import clock, machine
 
 
 def test_quantiles_of_a_known_ladder() -> None:
@@ -188,6 +191,26 @@ def test_warnings_name_what_is_wrong() -> None:
     assert "last third" in clock.warnings_of("dense", [1 + 0.0004 * i for i in range(300)], True, 12)[0]
     assert "spreads" in clock.warnings_of("dense", [1.0, 1.2] * 150, True, 12)[0]
     assert "1.5 times" in clock.warnings_of("dense", quiet[:290] + [3.0] * 10, True, 12)[0]
+
+
+@pytest.mark.parametrize(
+    ("others", "cores", "warns"), [(0.0, 2, False), (0.09, 2, False), (0.5, 2, True), (1.0, 64, False), (9.0, 64, True)]
+)
+def test_other_programs_at_work_are_said(others: float, cores: int, warns: bool) -> None:
+    before, after = (100.0, 5000.0, 3.0), (110.0, 5000.0 + 9.5 + 10 * others, 3.0 + 9.5)
+    found = clock.company_warning(before, after, cores)
+    assert bool(found) == warns
+    assert clock.company_warning(None, after, cores) == []
+
+
+def test_a_busy_neighbour_is_noticed() -> None:
+    """For real: a process that computes for as long as we wait."""
+    before = machine.work_seconds()
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    time.sleep(1.5)
+    busy.kill()
+    busy.wait()
+    assert clock.company_warning(before, machine.work_seconds(), 2), "one of two cores was busy"
 
 
 @pytest.mark.parametrize(("load", "cores", "warns"), [(None, 2, False), (0.3, 2, False), (1.0, 2, True), (3.0, 64, False)])
