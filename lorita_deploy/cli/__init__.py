@@ -4,6 +4,7 @@
     screen.py     results on stdout, progress on stderr, --json, -q, -v
     stdout.py     nothing but results reaches stdout
     options.py    the options of a build, drawn from `BuildOptions`
+    completion.py what the shell offers on TAB
     building.py   build, train, plan, compress, export
     proving.py    verify, bench, compare
     looking.py    inspect, doctor, and the groups models, targets, exporters

@@ -10,6 +10,7 @@ from .. import targets as target_files
 from ..ports import EXPORTERS, MODEL_FAMILIES, MODELS, find_exporter, find_model, names
 from ..report import facts
 from ..report.table import Table
+from . import completion
 from .edge import CONTEXT
 from .screen import Screen, with_screen
 from .showing import tables_of
@@ -101,7 +102,7 @@ def list_models(screen: Screen) -> None:
 
 
 @models.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=completion.models)
 @with_screen
 def show_model(screen: Screen, name: str) -> None:
     """A model's input and the recipe it is trained by.
@@ -149,7 +150,7 @@ def list_targets(screen: Screen) -> None:
 
 
 @targets.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=completion.targets)
 @with_screen
 def show_target(screen: Screen, name: str) -> None:
     """A target's numbers and where they come from.
@@ -219,7 +220,7 @@ def list_exporters(screen: Screen) -> None:
 
 
 @exporters.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=completion.exporters)
 @with_screen
 def show_exporter(screen: Screen, name: str) -> None:
     """What an exporter starts from, and what it lacks here.

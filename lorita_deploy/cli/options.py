@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 import click
 
 from ..pipeline.options import BuildOptions, make_options, read_config
+from .completion import OF_OPTIONS
 
 SECTIONS: dict[str, dict[str, str]] = {
     "Network and target": {
@@ -114,7 +115,9 @@ def _option(name: str, words: str) -> Callable[..., Any]:
         words = f"{words}  [default: {field.default}]"
     choices = click.Choice(get_args(kind)) if get_origin(kind) is Literal else kind
     metavar = None if get_origin(kind) is Literal else {str: "TEXT", int: "N", float: "X"}[kind]
-    return click.option(*filter(None, (ALSO.get(name), flag)), name, type=choices, metavar=metavar, default=None, help=words)
+    spelled = filter(None, (ALSO.get(name), flag))
+    complete = OF_OPTIONS.get(name)
+    return click.option(*spelled, name, type=choices, metavar=metavar, default=None, help=words, shell_complete=complete)
 
 
 def _plain_type(annotation: Any) -> Any:

@@ -13,6 +13,12 @@ HEAD = """\
 # Command line
 
 Written from the help pages by `python -m lorita_deploy.cli.reference > docs/cli.md`; a test holds it to them.
+
+Commands, options, and the names of models, targets and exporters are completed on TAB after one line in the shell's start-up
+file: `eval "$(_LORITA_DEPLOY_COMPLETE=bash_source lorita-deploy)"` in `~/.bashrc`,
+`eval "$(_LORITA_DEPLOY_COMPLETE=zsh_source lorita-deploy)"` in `~/.zshrc`, or
+`_LORITA_DEPLOY_COMPLETE=fish_source lorita-deploy | source` in `~/.config/fish/completions/lorita-deploy.fish`. Results go to
+stdout and everything else to stderr, so `--json` can be piped; `NO_COLOR=1` takes the colours away.
 """
 
 

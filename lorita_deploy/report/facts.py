@@ -28,6 +28,7 @@ from .table import Table
 def summary(report: BuildReport) -> Table:
     """Dense against what ships, one row each quantity."""
     rows: list[tuple[str, ...]] = []
+    known: set[str] = set()
     role: Role = report.shipped
     for name, of in (("artifacts", report.accuracy), ("networks", report.validation)):
         if "dense" in of and role in of:
@@ -42,9 +43,15 @@ def summary(report: BuildReport) -> Table:
         if {"dense", role} <= series.keys():
             pair = series["dense"], series[role]
             rows.append(("peak memory", *(words.megabytes(each.peak_memory_bytes) for each in pair)))
-            here = f"median, {report.receipt.host.kind}"
+            here = f"median, {report.receipt.host.kind}, measured"
             rows.append((here, *(f"{words.number(each.median_ms)} ms" for each in pair)))
-    return Table(f"{report.model} for {report.target}", ("", "dense", f"ships ({role})"), tuple(rows))
+            known.add("measured")
+    if report.estimated_ratio is not None:
+        there = 1.0 if role == "dense" else report.estimated_ratio
+        rows.append((f"time, {report.target}, {report.provenance}", "1", f"{there:.2f} of dense"))
+        known.add(report.provenance)
+    note = "; ".join(f"{word}: {meaning}" for word, meaning in words.MEANING.items() if word in known)
+    return Table(f"{report.model} for {report.target}", ("", "dense", f"ships ({role})"), tuple(rows), note)
 
 
 def stages(records: Iterable[StageRecord]) -> Table:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ..records import BuildReport
 from . import facts, networks, proofs, words
+from .states import legend
 from .table import Table
 
 
@@ -46,7 +47,7 @@ def _drawn(table: Table, heading: str) -> str:
     head = [column.removeprefix(">") for column in table.columns]
     rules = ["---:" if column.startswith(">") else "---" for column in table.columns]
     lines = [_line(head), _line(rules), *(_line(row) for row in table.rows)]
-    note = f"\n\n{table.note}" if table.note else ""
+    note = "".join(f"\n\n{text}" for text in (table.note, legend(table)) if text)
     return f"## {heading}\n\n" + "\n".join(lines) + note
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from .states import STATES, legend as legend_of
 from .svg import element, escape, mark
 from .table import Table
 
@@ -12,7 +13,6 @@ WIDE, NARROW = 860.0, 340.0
 """Widths at which every chart is drawn."""
 LONG, LONG_NAME = 48, 20
 """Cells with more letters are folded; those of the first column only on a phone, at their dots."""
-STATES = {"passed": "good", "within": "good", "kept": "good", "FAILED": "bad", "OVER BUDGET": "bad", "too lossy": "bad"}
 PROVENANCE = {"measured": "Measured", "tabled": "Tabled", "estimated": "Estimated"}
 
 
@@ -40,14 +40,16 @@ def tabled(table: Table, *, sortable: bool = False, titled: bool = True) -> str:
     rows = [element("tr", *(_cell(table, place, said) for place, said in enumerate(row))) for row in table.rows]
     caption = element("caption", escape(table.title)) if table.title and titled else ""
     body = element("table", caption, head, element("tbody", *rows), class_="sortable" if sortable else None)
-    note = element("p", escape(table.note), class_="note") if table.note else ""
+    note = "".join(element("p", escape(text), class_="note") for text in (table.note, legend_of(table)) if text)
     return element("div", body, class_="scroll", tabindex=0, role="region", aria_label=table.title or "table") + note
 
 
 def _cell(table: Table, place: int, said: str) -> str:
     numeric, first = table.columns[place].startswith(">"), place == 0
     long = len(said) > (LONG_NAME if first else LONG)
-    kind = " ".join(filter(None, ("number" if numeric else "", "long" if long else "", STATES.get(said, ""))))
+    kind = " ".join(
+        filter(None, ("number" if numeric else "", "long" if long else "", STATES[said].news if said in STATES else ""))
+    )
     shown = re.sub(r"[.](?=\w)", ".<wbr>", escape(said)) if first and long else escape(said)
     value = sort_value(said) if numeric else None
     return element("th" if first else "td", shown, class_=kind or None, scope="row" if first else None, data_v=value)

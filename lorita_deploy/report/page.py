@@ -16,12 +16,6 @@ from .markup import badge
 from .sections import Section, sections
 from .svg import element, escape
 
-MEANING = {
-    "measured": "timed on this very device",
-    "tabled": "timed earlier, on another device of this kind",
-    "estimated": "worked out from data sheets: a ratio, not a time",
-}
-
 
 def render(report: BuildReport) -> str:
     """The text of ``report.html``."""
@@ -58,7 +52,10 @@ def _head(report: BuildReport, title: str) -> str:
     parts = [
         element("h1", escape(title)),
         element(
-            "p", badge(report.provenance), escape(f" Times on {report.target}: {MEANING[report.provenance]}."), class_="from"
+            "p",
+            badge(report.provenance),
+            escape(f" Times on {report.target}: {words.MEANING[report.provenance]}."),
+            class_="from",
         ),
         element("p", escape(report.headline), class_="headline"),
     ]

@@ -9,24 +9,22 @@ from rich.console import RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from .states import STATES, legend
 from .table import Table
 
-GOOD, BAD = "green", "bold red"
-COLOURS = {
-    **dict.fromkeys(("ok", "passed", "faster", "cached", "kept"), GOOD),
-    **dict.fromkeys(("missing", "FAILED", "OVER BUDGET", "slower", "regression"), BAD),
-}
+COLOURS = {"good": "green", "bad": "bold red", "plain": ""}
 GAP = 3
 """Blank columns between two columns."""
 
 
 def render(table: Table, width: int) -> RenderableType:
     """The table for rich to print in ``width`` columns; colours appear on terminals only."""
+    explained = legend(table)
     if _least_width(table) > width:
         table = _stacked(table)
     drawn = RichTable(
         title=table.title or None,
-        caption=table.note or None,
+        caption="\n".join(filter(None, (table.note, explained))) or None,
         title_justify="left",
         caption_justify="left",
         title_style="bold",
@@ -38,8 +36,12 @@ def render(table: Table, width: int) -> RenderableType:
         justify: Literal["left", "right"] = "right" if column.startswith(">") else "left"
         drawn.add_column(column.removeprefix(">"), justify=justify, overflow="fold", no_wrap=_whole(place, column))
     for row in table.rows:
-        drawn.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in row))
+        drawn.add_row(*(Text(cell, style=_colour(cell)) for cell in row))
     return drawn
+
+
+def _colour(cell: str) -> str:
+    return COLOURS[STATES[cell].news] if cell in STATES else ""
 
 
 def _whole(place: int, column: str) -> bool:

@@ -96,6 +96,14 @@ def percentile(value: float | None, series: LatencySeries) -> str:
     return number(value) if value is not None else f"n/a (n={series.n})"
 
 
+MEANING = {
+    "measured": "timed on the very machine that is named",
+    "tabled": "timed earlier, on another device of this kind",
+    "estimated": "worked out from data sheets: a ratio, not a time",
+}
+"""Of the words of provenance."""
+
+
 def provenance(report: BuildReport) -> str:
     """The first line of every report: where its times come from."""
     local = report.receipt.host.kind if report.receipt else report.host.kind

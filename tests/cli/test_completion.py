@@ -1,0 +1,67 @@
+"""TAB offers what there is, quickly."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+from lorita_deploy.cli import main
+try:
+    main()
+finally:
+    heavy = [name for name in ("torch", "onnx", "scipy") if name in sys.modules]
+    assert not heavy, heavy
+"""
+
+
+def offered(*words, shell="bash"):
+    """What is offered for the last word."""
+    asked = {
+        "_LORITA_DEPLOY_COMPLETE": f"{shell}_complete",
+        "COMP_WORDS": " ".join(("lorita-deploy", *words)),
+        "COMP_CWORD": str(len(words)),
+    }
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **asked})
+    assert "Error" not in done.stderr
+    return [line.partition(",")[::2] for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("bui",), ("plain", "build")),
+        (("build", "--mod"), ("plain", "--model")),
+        (("build", "--model", "vgg1"), ("plain", "vgg16")),
+        (("build", "--model", "torchv"), ("plain", "torchvision:")),
+        (("plan", "-t", "jetson"), ("plain", "jetson-orin-nano")),
+        (("targets", "show", "jet"), ("plain", "jetson")),
+        (("models", "show", "res"), ("plain", "resnet20")),
+        (("exporters", "show", "on"), ("plain", "onnx")),
+        (("build", "--checkpoint", "w"), ("file", "w")),
+        (("build", "--calibration", "im"), ("dir", "im")),
+        (("inspect", "bu"), ("file", "bu")),
+        (("build", "--criterion", "whi"), ("plain", "whitened")),
+    ],
+    ids=" ".join,
+)
+def test_what_tab_offers(words, expected):
+    found = offered(*words)
+    assert expected in found
+    assert all(name.startswith(words[-1]) for _, name in found)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_line_for_the_shell_gives_a_script(shell):
+    """What docs/cli.md says to put into the shell's start-up file."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from lorita_deploy.cli import main; main()"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "_LORITA_DEPLOY_COMPLETE": f"{shell}_source"},
+    )
+    assert f"_LORITA_DEPLOY_COMPLETE={shell}_complete" in done.stdout
