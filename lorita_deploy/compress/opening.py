@@ -219,3 +219,24 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     if bias is not None:
         layer.bias = nn.Parameter(bias.detach().clone(), bias.requires_grad)
     return layer
+
+
+def opened_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` of a network whose attentions are closed under the names of ``module``, whose attentions are open.
+
+    Tensors that carry the names of open attentions already stay as they are.
+    """
+    from .plain_attention import PlainAttention
+
+    renamed = dict(tensors)
+    for name, part in module.named_modules():
+        if not isinstance(part, PlainAttention):
+            continue
+        for fused, output in (("in_proj_", "out_proj."), ("qkv.", "proj.")):
+            for kind in ("weight", "bias"):
+                if f"{name}.{fused}{kind}" in renamed:
+                    thirds = renamed.pop(f"{name}.{fused}{kind}").chunk(3)
+                    renamed |= {f"{name}.{child}.{kind}": third for child, third in zip("qkv", thirds, strict=True)}
+                if f"{name}.{output}{kind}" in renamed:
+                    renamed[f"{name}.o.{kind}"] = renamed.pop(f"{name}.{output}{kind}")
+    return renamed

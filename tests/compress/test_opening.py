@@ -12,9 +12,9 @@ from lorita_exporters.onnx import EXPORTER
 from torch import Tensor, nn
 
 from lorita_deploy.compress.heads import attentions, head_spectra, narrow_heads, resize_heads
-from lorita_deploy.compress.opening import open_attention
+from lorita_deploy.compress.opening import open_attention, opened_weights
 from lorita_deploy.forms import install
-from lorita_deploy.networks import load_weights, save_weights, survey
+from lorita_deploy.networks import load_weights, read_weights, save_weights, survey
 from lorita_deploy.ports import ExportJob
 from lorita_deploy.records import Choice
 
@@ -84,6 +84,19 @@ def test_opened_attention_is_the_same_function_and_every_projection_a_layer(kind
     assert sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in before.parameters())
     again = open_attention(net, (IMAGES[:1],))
     assert again.opened == again.left_alone == ()
+
+
+@pytest.mark.parametrize("kind", ["torchvision", "timm"])
+def test_checkpoints_of_the_closed_network_fit_the_opened_one(kind: str, tmp_path: Path) -> None:
+    closed = made(kind)
+    save_weights(closed, path := tmp_path / "closed.safetensors")
+    torch.manual_seed(7)
+    net = KINDS[kind]().eval()
+    open_attention(net, (IMAGES[:1],))
+    load_weights(net, path, opened_weights(net, read_weights(path)))
+    assert_same(net(IMAGES), closed(IMAGES))
+    own = net.state_dict()
+    assert opened_weights(net, own).keys() == own.keys()
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
