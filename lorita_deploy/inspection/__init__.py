@@ -4,5 +4,6 @@ files.py          any file or folder: which reader it needs
 weights.py        .safetensors, .pt
 onnx_file.py      .onnx: parsed, checked, counted        onnx_macs.py   its multiply-adds
 engine_file.py    .engine, .plan: the header TensorRT writes, and what stands before it
-loading.py        an ONNX file or an engine against a target, finding by finding
+loading.py        an engine or an ONNX file against a target, finding by finding
+onnx_loading.py   versions, operators, shapes, files     onnx_numbers.py   types, precision, quantization
 """

@@ -1,27 +1,17 @@
-"""An ONNX file against a target: versions, operators, types, quantization, shapes, weights outside, memory."""
+"""An ONNX file against a target: versions, operators, shapes, weights outside, memory; its numbers in onnx_numbers.py."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from ..profiles import dtypes_of, first_with, number, operators_of
+from ..profiles import first_with, number, operators_of
 from ..records import Finding
 from ..targets import Target
-from .onnx_file import (
-    STANDARD,
-    dtype_name,
-    external_files,
-    graphs_of,
-    nodes_of,
-    numbers_in,
-    opset_of,
-    quantization_of,
-    read_onnx,
-    tensors_of,
-)
+from .onnx_file import STANDARD, external_files, graphs_of, nodes_of, numbers_in, opset_of, read_onnx
+from .onnx_numbers import check_quantization, check_types, some
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -34,10 +24,6 @@ OLDEST_OPSET = 13
 """The one that every target reads."""
 ORT_DOMAINS = ("com.microsoft", "ai.onnx.ml")
 """Operators outside the standard that ONNX Runtime brings along."""
-INPUT_ONLY = "uint8"
-"""TensorRT takes this type for inputs and outputs of the network, and nowhere else."""
-NAMED = 6
-"""So many offenders are named in a finding."""
 
 
 def check_onnx(path: Path, target: Target) -> Iterator[Finding]:
@@ -47,8 +33,8 @@ def check_onnx(path: Path, target: Target) -> Iterator[Finding]:
         yield Finding(subject="file", state="note", found=note)
     yield from _versions(model, target)
     yield from _operators(model, target)
-    yield from _types(model, target)
-    yield from _quantization(model, target)
+    yield from check_types(model, target)
+    yield from check_quantization(model, target)
     yield from _shapes(model, target)
     yield from _outside(model, path)
     yield from _memory(model, path, target)
@@ -85,12 +71,12 @@ def _operators(model: ModelProto, target: Target) -> Iterator[Finding]:
         strange = foreign
         yield from _against_the_importer(used, target, target.profile.tensorrt)
         if own and number(target.profile.tensorrt) < (9,):
-            found = f"functions of its own ({_some(name for _, name in own)}), which TensorRT imports from 9.0 on"
+            found = f"functions of its own ({some(name for _, name in own)}), which TensorRT imports from 9.0 on"
             yield Finding(
                 subject="functions", state="wrong", found=found, fix="inline them: onnx.inliner.inline_local_functions"
             )
     if strange:
-        names = _some(name for domain, name in used if domain in strange)
+        names = some(name for domain, name in used if domain in strange)
         found = f"{names} (of {', '.join(strange)}) are not operators of the ONNX standard"
         yield Finding(
             subject="operators", state="wrong", found=found, fix="export without them, or bring a plug-in that has them"
@@ -120,53 +106,6 @@ def _instead_of(operator: str, tensorrt: str) -> str:
     return "; or ".join(ways) or "rewrite that part of the network with other operators"
 
 
-def _types(model: ModelProto, target: Target) -> Iterator[Finding]:
-    """Element types of weights, inputs, outputs and casts."""
-    inside = {dtype_name(tensor.data_type) for tensor in tensors_of(model)}
-    for node in nodes_of(model):
-        if node.op_type == "Cast":
-            inside |= {dtype_name(attribute.i) for attribute in node.attribute if attribute.name == "to"}
-    ends = {dtype_name(value.type.tensor_type.elem_type) for value in (*model.graph.input, *model.graph.output)}
-    if target.profile is not None:
-        tensorrt = target.profile.tensorrt
-        known = dtypes_of(tensorrt)
-        strange = sorted((inside - (known - {INPUT_ONLY})) | (ends - known))
-        if strange:
-            found = f"{', '.join(strange)}: not taken by TensorRT {tensorrt}"
-            fix = "export it as fp32 or fp16, or quantize to int8 (symmetric)"
-            yield Finding(subject="types", state="wrong", found=found, fix=fix)
-        if "double" in inside | ends:
-            yield Finding(subject="types", state="note", found="double: cast down to float", fix="export it as fp32")
-    half = "float16" in inside
-    if half and "fp16" not in target.limits.precisions:
-        found = f"fp16 weights; {target.spelled} runs {', '.join(target.limits.precisions)}"
-        yield Finding(subject="precision", state="note", found=f"{found}, so they are cast and not faster", fix="use fp32")
-    elif half:
-        yield Finding(subject="precision", state="ok", found="fp16")
-
-
-def _quantization(model: ModelProto, target: Target) -> Iterator[Finding]:
-    found = quantization_of(model)
-    if found is None:
-        return
-    what = f"{found.quantize} QuantizeLinear, {found.dequantize} DequantizeLinear, {found.per_channel} per channel"
-    if "int8" not in target.limits.precisions:
-        told = f"{what}; {target.spelled} has no int8 arithmetic ({', '.join(target.limits.precisions)})"
-        yield Finding(subject="quantization", state="wrong", found=told, fix="use --precision fp16 or fp32")
-        return
-    symmetric = "quantize symmetrically: signed 8-bit, every zero point 0"
-    if target.profile is None:
-        yield Finding(subject="quantization", state="ok", found=what)
-    elif found.nonzero:
-        told = f"{what}; {found.nonzero} zero points are not 0, and TensorRT takes no others"
-        yield Finding(subject="quantization", state="wrong", found=told, fix=symmetric)
-    elif found.unknown:
-        told = f"{what}; {found.unknown} zero points cannot be read from the file"
-        yield Finding(subject="quantization", state="note", found=told, fix="store the zero points as initializers, all 0")
-    else:
-        yield Finding(subject="quantization", state="ok", found=f"{what}; zero points are 0")
-
-
 def _shapes(model: ModelProto, target: Target) -> Iterator[Finding]:
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
@@ -176,7 +115,7 @@ def _shapes(model: ModelProto, target: Target) -> Iterator[Finding]:
         if not kind.HasField("shape") or any(not extent.dim_value for extent in kind.shape.dim):
             open_ones.append(value.name)
     if open_ones and target.profile is not None:
-        found = f"open dimensions in {_some(open_ones)}: the engine needs an optimization profile"
+        found = f"open dimensions in {some(open_ones)}: the engine needs an optimization profile"
         fix = "export without --dynamic-batch, or give trtexec --minShapes, --optShapes and --maxShapes"
         yield Finding(subject="shapes", state="note", found=found, fix=fix)
     else:
@@ -184,7 +123,7 @@ def _shapes(model: ModelProto, target: Target) -> Iterator[Finding]:
     if target.profile is not None:
         second = [node.op_type for node in nodes_of(model) if node.op_type in ONE_OUTPUT and any(node.output[1:])]
         if second:
-            found = f"the second output of {_some(second)} is used, which TensorRT does not import"
+            found = f"the second output of {some(second)} is used, which TensorRT does not import"
             yield Finding(subject="outputs", state="wrong", found=found, fix="rewrite the network without that output")
 
 
@@ -194,13 +133,13 @@ def _outside(model: ModelProto, path: Path) -> Iterator[Finding]:
     unsafe = [name for name in names if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name]
     missing = [name for name in names if name not in unsafe and not (path.parent / name).is_file()]
     if unsafe:
-        found = f"weights outside the model's folder: {_some(unsafe)}"
+        found = f"weights outside the model's folder: {some(unsafe)}"
         yield Finding(subject="external data", state="wrong", found=found, fix="save the model with its weights beside it")
     if missing:
-        found = f"weights in files that are not there: {_some(missing)}"
+        found = f"weights in files that are not there: {some(missing)}"
         yield Finding(subject="external data", state="wrong", found=found, fix=f"copy them to {path.parent}")
     if names and not unsafe and not missing:
-        found = f"weights in {_some(names)}"
+        found = f"weights in {some(names)}"
         yield Finding(subject="external data", state="note", found=found, fix="copy these files together with the model")
 
 
@@ -223,9 +162,3 @@ def _memory(model: ModelProto, path: Path, target: Target) -> Iterator[Finding]:
         yield Finding(subject="memory", state="note", found=found, fix="add swap, stop the desktop, and limit the workspace")
     else:
         yield Finding(subject="memory", state="ok", found=f"{told} of {there / 1e9:g} GB")
-
-
-def _some(names: Iterable[str]) -> str:
-    """A few names, in order, without repetition."""
-    each = list(dict.fromkeys(str(name)[:60] for name in names))
-    return ", ".join(each[:NAMED]) + (f" and {len(each) - NAMED} more" if len(each) > NAMED else "")

@@ -151,6 +151,12 @@ def quantized(zero, dtype=np.int8):
     return model_of(quantize, helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]), weights=weights)
 
 
+def integer_bias():
+    weights = {"b": np.ones(4, np.int32), "s": np.float32(0.1), "z": np.int32(0)}
+    dequantize = helper.make_node("DequantizeLinear", ["b", "s", "z"], ["f"])
+    return model_of(dequantize, helper.make_node("Add", ["x", "f"], ["y"]), weights=weights)
+
+
 def test_quantization(judge):
     assert judge(quantized(0), "jetson") == {}
     state, found, fix = judge(quantized(3), "jetson")["quantization"]
@@ -158,6 +164,11 @@ def test_quantization(judge):
     assert "2 zero points are not 0" in found
     assert "symmetric" in fix
     assert "uint8" in judge(quantized(0, np.uint8), "jetson")["types"][1]
+    assert judge(quantized(0, np.uint8), "jetson@jp7.2") == {}
+    found, fix = judge(integer_bias(), "jetson")["quantization"][1:]
+    assert "DequantizeLinear of b, stored as int32" in found
+    assert "QuantizeBias=False" in fix
+    assert judge(integer_bias(), "raspberry-pi-5") == {}
     assert judge(quantized(3), "raspberry-pi-5") == {}, "ONNX Runtime takes any zero point"
     assert "no int8 arithmetic" in judge(quantized(0), "jetson-nano")["quantization"][1]
 
@@ -179,12 +190,16 @@ def test_open_dimensions(judge):
     assert judge(model, "cpu") == {}
 
 
-def test_second_outputs(judge):
+def pooled():
     pool = helper.make_node("MaxPool", ["x"], ["y", "places"], kernel_shape=[2, 2])
     model = model_of(pool, shape=(1, 1, 4, 4))
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, (1, 1, 3, 3)))
-    assert judge(model, "jetson")["outputs"][0] == "wrong"
-    assert judge(model, "cpu") == {}
+    return model
+
+
+def test_second_outputs(judge):
+    assert judge(pooled(), "jetson")["outputs"][0] == "wrong"
+    assert judge(pooled(), "cpu") == {}
 
 
 def test_weights_in_other_files(tmp_path):
@@ -224,6 +239,56 @@ def test_size_against_memory(tmp_path):
     assert memory(size - 1) == "wrong"
     assert memory(size * 2) == "note"
     assert memory(size * 5) == "ok"
+
+
+# ---------------------------------------------------------------------------------------------- a real parser
+
+
+def identity(dtype):
+    return model_of(helper.make_node("Identity", ["x"], ["y"]), dtype=dtype, out=dtype)
+
+
+def foreign():
+    model = model_of(helper.make_node("FastGelu", ["x"], ["y"], domain="com.microsoft"))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model
+
+
+REAL = {
+    "plain": lambda: model_of(relu()),
+    "newest operators": lambda: model_of(helper.make_node("Gelu", ["x"], ["y"]), opset=20, ir=9),
+    "unknown operator": lambda: model_of(helper.make_node("Det", ["x"], ["y"]), shape=(2, 2)),
+    "foreign operator": foreign,
+    "zero points of 0": lambda: quantized(0),
+    "zero points of 3": lambda: quantized(3),
+    "unsigned, 0": lambda: quantized(0, np.uint8),
+    "unsigned, 7": lambda: quantized(7, np.uint8),
+    "integer biases": integer_bias,
+    "second output": pooled,
+    "strings": lambda: identity(TensorProto.STRING),
+    "16-bit integers": lambda: identity(TensorProto.INT16),
+    "32-bit unsigned": lambda: identity(TensorProto.UINT32),
+    "64-bit integers": lambda: identity(TensorProto.INT64),
+    "bytes at the ends": lambda: identity(TensorProto.UINT8),
+    "bfloat16": lambda: identity(TensorProto.BFLOAT16),
+    "double": lambda: identity(TensorProto.DOUBLE),
+    "bytes inside": lambda: model_of(
+        helper.make_node("Cast", ["x"], ["a"], to=TensorProto.UINT8), helper.make_node("Cast", ["a"], ["y"], to=1)
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REAL)
+def test_a_real_parser_says_the_same(tmp_path, case):
+    """The parser of TensorRT for RTX, the one that installs here, against the answer for the newest TensorRT."""
+    trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(REAL[case]().SerializeToString())
+    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    parsed = trt.OnnxParser(network, logger).parse(path.read_bytes())
+    assert check_loading(path, load_target("jetson-thor@jp7.2-trt11")).loads == parsed
 
 
 # ---------------------------------------------------------------------------------------------- the command
