@@ -1,0 +1,121 @@
+"""The TensorRT exporters: real engines by TensorRT for RTX, which parses and builds without a GPU; what is missing, said."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from lorita_deploy.errors import BadArtifact, ExporterUnavailable
+from lorita_deploy.ports import MODELS, ExportJob, find_exporter, find_model, names
+from lorita_deploy.records import EngineRecord
+
+ONNX, RTX, CLASSIC = (find_exporter(name) for name in ("onnx", "tensorrt-rtx", "tensorrt"))
+NO_RTX = pytest.mark.skipif(bool(RTX.check()), reason="; ".join(RTX.check()))
+NO_GPU = any("NVIDIA" in each for each in CLASSIC.check())
+CLASSES = 10
+BIG = {"vgg11", "vgg13", "vgg19"}
+"""The same kinds of layers as vgg16, at other depths: a minute of building that the slow tests take."""
+LIBRARY = [pytest.param(name, marks=pytest.mark.slow if name in BIG else ()) for name in names(MODELS)]
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 64, 5)).eval()
+
+
+def export_onnx(folder, network, shape, precision="fp32", **changes):
+    images = torch.randn(16, *shape, generator=torch.Generator().manual_seed(0))
+    job = ExportJob(
+        folder=folder,
+        filename="dense.onnx",
+        role="dense",
+        network=network,
+        examples=(images[:1],),
+        opset=17,
+        ir_version=8,
+        precision=precision,
+        runtime="tensorrt",
+        calibration=[(images,)],
+        simplify=False,
+        **changes,
+    )
+    return dataclasses.replace(job, filename="dense.engine", source=ONNX.export(job))
+
+
+@NO_RTX
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("model", LIBRARY)
+def test_every_sample_model_parses_and_builds(tmp_path, model, precision):
+    spec = find_model(model)
+    torch.manual_seed(0)
+    network = spec.build(CLASSES, spec.input_size).eval()
+    job = export_onnx(tmp_path, network, spec.input_shape(), precision)
+    assert job.source.precision == precision
+    artifact = RTX.export(dataclasses.replace(job, capabilities=("SM86",)))
+    record = EngineRecord.load(tmp_path / "dense.engine.json")
+    assert record.artifact == artifact
+    assert record.source_sha256 == job.source.sha256
+    assert record.network_layers >= len(list(network.parameters())) / 2
+    assert artifact.precision == precision
+    assert artifact.size_bytes == (tmp_path / "dense.engine").stat().st_size > 10_000
+
+
+@NO_RTX
+def test_nothing_stands_before_the_engine_and_its_gpus_are_recorded(tmp_path):
+    job = export_onnx(tmp_path, small(), (3, 8, 8))
+    RTX.export(dataclasses.replace(job, capabilities=("SM86",), workspace_bytes=64 << 20))
+    assert (tmp_path / "dense.engine").read_bytes()[1:4] == b"trt"
+    record = EngineRecord.load(tmp_path / "dense.engine.json")
+    assert record.gpus == ("SM86",)
+    assert record.workspace_bytes == 64 << 20
+    assert record.runtime == "tensorrt-rtx"
+
+
+@NO_RTX
+def test_a_dynamic_batch_becomes_a_profile(tmp_path):
+    RTX.export(export_onnx(tmp_path, small(), (3, 8, 8), dynamic_batch=True))
+    assert (tmp_path / "dense.engine").exists()
+
+
+@NO_RTX
+def test_what_tensorrt_cannot_read_is_told_in_its_words_and_leaves_nothing(tmp_path):
+    job = export_onnx(tmp_path, small(), (3, 8, 8))
+    (tmp_path / "dense.onnx").write_bytes(b"not an ONNX file")
+    with pytest.raises(BadArtifact, match="cannot read it"):
+        RTX.export(job)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dense.onnx"]
+
+
+@NO_RTX
+def test_a_gpu_that_it_does_not_build_for_is_an_error(tmp_path):
+    job = export_onnx(tmp_path, small(), (3, 8, 8))
+    with pytest.raises(ExporterUnavailable, match="SM87"):
+        RTX.export(dataclasses.replace(job, capabilities=("SM87",)))
+
+
+@NO_RTX
+@pytest.mark.skipif(not NO_GPU, reason="a GPU is here: the engine would run")
+def test_running_needs_a_gpu_and_says_so(tmp_path):
+    RTX.export(export_onnx(tmp_path, small(), (3, 8, 8)))
+    with pytest.raises(ExporterUnavailable, match="runs on a GPU only"):
+        RTX.open(tmp_path / "dense.engine")
+
+
+@pytest.mark.skipif(not NO_GPU, reason="a GPU is here")
+def test_without_a_gpu_the_classic_exporter_says_exactly_what_is_missing(tmp_path):
+    missing = CLASSIC.check()
+    assert any("libcuda.so.1 does not load" in each or "finds no GPU" in each or "does not start" in each for each in missing)
+    job = export_onnx(tmp_path, small(), (3, 8, 8))
+    with pytest.raises(ExporterUnavailable) as caught:
+        CLASSIC.export(job)
+    assert all(each in str(caught.value) for each in missing)
+
+
+@NO_RTX
+def test_the_record_beside_the_engine_is_plain_json(tmp_path):
+    RTX.export(export_onnx(tmp_path, small(), (3, 8, 8)))
+    body = json.loads((tmp_path / "dense.engine.json").read_text())
+    assert body["schema"] == "lorita-deploy/engine/1"
+    assert body["version"].count(".") >= 2
