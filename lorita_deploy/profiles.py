@@ -121,4 +121,6 @@ def _checked(kind: type[Kind], body: dict[str, Any], where: str) -> Kind:
         return kind.model_validate({key: tuple(value) if isinstance(value, list) else value for key, value in body.items()})
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        raise BadTarget(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", where=where) from error
+        raise BadTarget(
+            f"{'.'.join(map(str, first['loc']))}: {first['msg']}", where=where, fix="install lorita-deploy again"
+        ) from error

@@ -145,7 +145,9 @@ def read_target(path: Path) -> Target:
     try:
         body: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise BadTarget(f"cannot be read as TOML: {error}", where=path) from error
+        raise BadTarget(
+            f"cannot be read as TOML: {error}", where=path, fix="compare: lorita-deploy targets show cpu --json"
+        ) from error
     body = _with_default_profile(_tuples(body), path)
     try:
         target = Target.model_validate(body)
@@ -163,7 +165,9 @@ def read_target(path: Path) -> Target:
 def _with_default_profile(body: dict[str, Any], path: Path) -> dict[str, Any]:
     """The file's content with what its default profile fixes filled in."""
     if "profile" in body:
-        raise BadTarget("profile: write default_profile, the others are picked as board@profile", where=path)
+        raise BadTarget(
+            "profile: not an entry of target files", where=path, fix="write default_profile; others are picked as board@profile"
+        )
     names, default, limits = body.get("profiles", ()), body.get("default_profile"), body.get("limits", {})
     if not names and default is None:
         return body

@@ -190,7 +190,7 @@ def test_an_unknown_release_is_no_stack(release):
         ('"jp6.2", "jp7.2"]', '"jp6.2", "jp9"]', "not known: 'jp9'"),
         ('"jp6.2", "jp7.2"]', '"jp6.2", 7]', "not known: 7"),
         ("[limits]", "[limits]\nopset = 17", "limits.opset: the profile says it"),
-        ('default_profile = "jp6.2"', 'default_profile = "jp6.2"\nprofile = "jp6.2"', "write default_profile"),
+        ('default_profile = "jp6.2"', 'default_profile = "jp6.2"\nprofile = "jp6.2"', "not an entry of target files"),
     ],
 )
 def test_bad_profiles_are_refused(tmp_path, old, new, finding):

@@ -45,7 +45,7 @@ def look_at_engine(path: Path) -> EngineSummary:
             head = file.read(SEARCHED_BYTES)
         size = path.stat().st_size
     except OSError as error:
-        raise BadArtifact(f"cannot read: {error.strerror}", where=path) from error
+        raise BadArtifact(f"cannot read: {error.strerror}", where=path, fix="check the path and its permissions") from error
     prefix = find_plan(head)
     if prefix is None:
         raise BadArtifact(f"not a TensorRT engine: {_what_else(head)}", where=path, fix=REBUILD)

@@ -68,7 +68,7 @@ def read_onnx(path: Path) -> tuple[ModelProto, tuple[str, ...]]:
             )
         content = path.read_bytes()
     except OSError as error:
-        raise BadArtifact(f"cannot read: {error.strerror}", where=path) from error
+        raise BadArtifact(f"cannot read: {error.strerror}", where=path, fix="check the path and its permissions") from error
     if begins_like_an_engine(content):
         raise BadArtifact("this is a TensorRT engine, not ONNX", where=path, fix="call it .engine and inspect it again")
     model = onnx.ModelProto()
