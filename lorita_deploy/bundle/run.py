@@ -63,10 +63,13 @@ def alone(folder: str) -> Iterator[None]:
     """Hold the folder: two runs in it would disturb one another's times. Raises `JobError` (exit code 6)."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JobError("another run is at work in this folder", folder, "wait for it to end", 6)
+        except OSError:  # a file system without locks
+            pass
         yield
-    except BlockingIOError:
-        raise JobError("another run is at work in this folder", folder, "wait for it to end", 6)
     finally:
         os.close(handle)
 
