@@ -16,7 +16,7 @@ from .completion import OF_OPTIONS
 SECTIONS: dict[str, dict[str, str]] = {
     "Network and target": {
         "model": "Name of a model (see: models list), torchvision:NAME, timm:NAME or package.module:function.",
-        "target": "Name or alias of a device (see: targets list), or a TOML file of your own.",
+        "target": "Device or board@profile (see: targets list), or a TOML file of your own.",
         "out": "Build folder  [default: build/<model>-<target>]",
         "checkpoint": "Weights to start from, factored in balance: safetensors, or a .pt file that holds tensors only.",
         "checkpoint_format": "lorita: a checkpoint of the published LoRITa code (ResNets), collapsed exactly.",
