@@ -162,3 +162,11 @@ def test_the_network_is_left_as_it_is() -> None:
     assert dict(net.named_modules()) == modules
     assert net.training
     assert not net.b._forward_hooks
+
+
+def test_weights_that_are_not_finite_are_nothing_against_a_layer() -> None:
+    """They are found, and named, where weights are looked at."""
+    net = with_a_buffer().eval()
+    with torch.no_grad():
+        net.a.weight[0, 0] = torch.nan
+    assert not irreplaceable(net, (torch.randn(2, 6),), ["a", "b", "c"])
