@@ -100,3 +100,17 @@ def test_a_look_at_a_lock_does_not_keep_others_from_holding_it(tmp_path):
         time.sleep(0.2)
         fcntl.flock(file, fcntl.LOCK_UN)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.parametrize(("days", "state"), [(0.9, "done"), (1.1, "missing")])
+def test_a_result_waits_for_a_day(tmp_path, monkeypatch, days, state):
+    monkeypatch.syspath_prepend(str(Path(onboard.__file__).parent))
+    import runs
+
+    run = tmp_path / "runs" / "key"
+    run.mkdir(parents=True)
+    for name in ("state.json", "exit.json"):
+        (run / name).write_text("{}")
+        os.utime(run / name, (time.time() - 86400 * days,) * 2)
+    request = {"folder": str(tmp_path), "key": "key", "result": "receipt.json", "files": {"model.onnx": "0" * 64}, "who": "ada"}
+    assert runs.start(request)["state"] == state

@@ -19,6 +19,9 @@ import store
 
 Json = Dict[str, Any]
 
+FRESH_SECONDS = 86400
+"""How long a result waits to be fetched; after that, the same run is measured anew."""
+
 
 def start(request: Json) -> Json:
     """``files`` (path to sha256), ``command`` (after python), ``result`` (path in ``work``), ``who``, ``limit_s``.
@@ -30,7 +33,7 @@ def start(request: Json) -> Json:
     if state == "running":
         holder = locks.holder(os.path.join(run, "state.json"))
         return {"state": "running"} if holder["who"] == request["who"] else {"state": "busy", "holder": holder}
-    if state == "done":
+    if state == "done" and time.time() - os.lstat(os.path.join(run, "state.json")).st_mtime < FRESH_SECONDS:
         return {"state": "done"}
     os.makedirs(os.path.join(run, "tmp"), exist_ok=True)
     os.utime(run, None)
