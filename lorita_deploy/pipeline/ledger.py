@@ -8,42 +8,90 @@ engine       outputs of the timed artifact against the golden ones, in the proce
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from ..records import Accuracy, Fidelity, LedgerStep, Role
+from ..records import (
+    Accuracy,
+    Artifact,
+    CollapsedRecord,
+    CompressedRecord,
+    Fidelity,
+    FidelityReport,
+    LedgerStep,
+    Plan,
+    Receipt,
+    Role,
+)
 
-if TYPE_CHECKING:
-    from .context import Build
+
+@dataclass(frozen=True)
+class Account:
+    """The records that the errors stand in. ``factored``: the weights were trained as products, here."""
+
+    factored: bool
+    collapsed: CollapsedRecord
+    plan: Plan
+    compressed: CompressedRecord
+    artifacts: Sequence[Artifact]
+    fidelity: FidelityReport
+    receipt: Receipt
+    tolerance: float
+    """On relative differences."""
+
+    @property
+    def role(self) -> Role:
+        """Whose errors: those of the network in its new forms, or of the dense one where nothing changed."""
+        return "compressed" if self.plan.changed() else "dense"
+
+    def steps(self) -> tuple[LedgerStep, ...]:
+        """Those that ran, in order."""
+        return (*self._network(), *self._artifact())
+
+    def _network(self) -> Iterator[LedgerStep]:
+        dense = self.collapsed.accuracy[0]
+        if self.factored:
+            against, error = "the plain network against the factored one", self.collapsed.collapse_error
+            yield _relative("collapse", against, error, self.tolerance, dense)
+        if self.role == "dense":
+            return
+        budget, final, truncated = self.plan.budget.max_drop, self.compressed.accuracy[0], self.compressed.truncated
+        # What is demanded holds for the network that ships: cuts that recovery makes good again are within their rights.
+        cut = truncated or final
+        yield _drop("truncation", "the cut network against the dense one", dense, cut, None if truncated else budget)
+        if truncated:
+            yield _drop("recover", "the cut and distilled network against the dense one", dense, final, budget)
+
+    def _artifact(self) -> Iterator[LedgerStep]:
+        artifact = next(each for each in self.artifacts if each.role == self.role)
+        checks = [check for check in self.fidelity.checks if check.role == self.role]
+        worst: Fidelity | None = max(checks, key=lambda check: check.max_rel, default=None)
+        tolerance = worst.tolerance if worst else self.tolerance
+        right = self.fidelity.accuracy.get(self.role)
+        reduced = artifact.precision != "fp32"
+        if worst and not reduced:
+            yield _relative("export", f"{artifact.path} against torch", worst.max_rel, tolerance, right)
+        if artifact.simplify_error is not None:
+            against = "the graph before and after onnxsim"
+            yield _relative("simplify", against, artifact.simplify_error, self.tolerance, None if reduced else right)
+        if worst and reduced:
+            against = f"{artifact.path}, in {artifact.precision}, against torch"
+            yield _relative("precision", against, worst.max_rel, tolerance, right)
+        timed = next((each for each in self.receipt.series if each.sha256 == artifact.sha256), None)
+        if timed and timed.max_rel is not None:
+            where = f"{self.receipt.host.kind} by {self.receipt.settings.runtime}"
+            yield _relative("engine", f"timed on {where} against the golden outputs", timed.max_rel, tolerance, None)
 
 
-def ledger(build: Build, tolerance: float) -> tuple[LedgerStep, ...]:
-    """The steps that ran for the network in its new forms, or for the dense one where nothing changed. ``tolerance`` is that
-    of a relative difference."""
-    role: Role = "compressed" if build.plan.changed() else "dense"
-    return (*_network(build, role, tolerance), *_artifact(build, role, tolerance))
-
-
-def _network(build: Build, role: Role, tolerance: float) -> Iterator[LedgerStep]:
-    dense = build.validation()
-    if build.trains:
-        yield LedgerStep(
-            step="collapse",
-            against="the plain network against the factored one",
-            unit="relative",
-            error=build.collapsed.collapse_error,
-            budget=tolerance,
-            accuracy=dense,
-        )
-    if role == "dense":
-        return
-    compressed, budget = build.compressed.record, build.plan.budget.max_drop
-    truncated = compressed.truncated or compressed.accuracy[0]
-    recovered = compressed.accuracy[0] if compressed.truncated else None
-    # What is demanded holds for the network that ships: cuts that recovery makes good again are within their rights.
-    yield _drop("truncation", "the cut network against the dense one", dense, truncated, None if recovered else budget)
-    if recovered:
-        yield _drop("recover", "the cut and distilled network against the dense one", dense, recovered, budget)
+def _relative(
+    step: Literal["collapse", "export", "simplify", "precision", "engine"],
+    against: str,
+    error: float,
+    budget: float,
+    accuracy: Accuracy | None,
+) -> LedgerStep:
+    return LedgerStep(step=step, against=against, unit="relative", error=error, budget=budget, accuracy=accuracy)
 
 
 def _drop(
@@ -51,37 +99,3 @@ def _drop(
 ) -> LedgerStep:
     lost = 100 * (dense.value - found.value)
     return LedgerStep(step=step, against=against, unit="points", error=lost, budget=budget, accuracy=found)
-
-
-def _file(step: Literal["export", "precision"], against: str, worst: Fidelity, right: Accuracy | None) -> LedgerStep:
-    return LedgerStep(step=step, against=against, unit="relative", error=worst.max_rel, budget=worst.tolerance, accuracy=right)
-
-
-def _artifact(build: Build, role: Role, tolerance: float) -> Iterator[LedgerStep]:
-    artifact = next(each for each in build.artifacts if each.role == role)
-    checks = [check for check in build.fidelity.checks if check.role == role]
-    worst: Fidelity | None = max(checks, key=lambda check: check.max_rel, default=None)
-    right = build.fidelity.accuracy.get(role)
-    if worst is not None and artifact.precision == "fp32":
-        yield _file("export", f"{artifact.path} against torch", worst, right)
-    if artifact.simplify_error is not None:
-        yield LedgerStep(
-            step="simplify",
-            against="the graph before and after onnxsim",
-            unit="relative",
-            error=artifact.simplify_error,
-            budget=tolerance,
-            accuracy=right,
-        )
-    if worst is not None and artifact.precision != "fp32":
-        yield _file("precision", f"{artifact.path}, in {artifact.precision}, against torch", worst, right)
-    timed = next((each for each in build.receipt.series if each.sha256 == artifact.sha256), None)
-    if timed is not None and timed.max_rel is not None:
-        yield LedgerStep(
-            step="engine",
-            against=f"timed on {build.receipt.host.kind} by {build.receipt.settings.runtime} against the golden outputs",
-            unit="relative",
-            error=timed.max_rel,
-            budget=worst.tolerance if worst else tolerance,
-            accuracy=None,
-        )

@@ -9,7 +9,7 @@ from ..measure.fidelity import TOLERANCE
 from ..records import BuildReport, Role, write_atomically
 from ..report import markdown, page, words
 from ..targets import this_host
-from .ledger import ledger
+from .ledger import Account
 
 if TYPE_CHECKING:
     from .context import Build
@@ -53,9 +53,22 @@ def gather(build: Build) -> BuildReport:
         left_alone=dense.left_alone,
         notes=tuple(build.notes),
         collapsed=dense,
-        ledger=ledger(build, TOLERANCE),
+        ledger=_account(build).steps(),
     )
     return draft.model_copy(update={"headline": headline(draft), "missed": tuple(_missed(build, draft))})
+
+
+def _account(build: Build) -> Account:
+    return Account(
+        factored=build.trains,
+        collapsed=build.collapsed,
+        plan=build.plan,
+        compressed=build.compressed.record,
+        artifacts=build.artifacts,
+        fidelity=build.fidelity,
+        receipt=build.receipt,
+        tolerance=TOLERANCE,
+    )
 
 
 def _missed(build: Build, report: BuildReport) -> Iterator[str]:
