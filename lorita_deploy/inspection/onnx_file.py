@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BadArtifact
 from ..records import ArtifactSummary, Quantization, TensorSpec
@@ -79,6 +79,8 @@ def read_onnx(path: Path) -> tuple[ModelProto, tuple[str, ...]]:
         raise BadArtifact(f"not a whole ONNX file: {_line(error)}", where=path, fix=AGAIN) from error
     if not summable:
         raise BadArtifact("not a whole ONNX file: there is no graph in it", where=path, fix=AGAIN)
+    if not _is_text(model):
+        raise BadArtifact("not a whole ONNX file: a name in it is not UTF-8", where=path, fix=AGAIN)
     newest = onnx.defs.onnx_opset_version()
     if model.ir_version > onnx.IR_VERSION or opset_of(model) > newest:
         return model, (f"newer than the installed onnx {onnx.__version__} (opset {newest}), which cannot check it",)
@@ -87,6 +89,19 @@ def read_onnx(path: Path) -> tuple[ModelProto, tuple[str, ...]]:
     except Exception as error:
         raise BadArtifact(f"not a whole ONNX file: {_line(error)}", where=path, fix=AGAIN) from error
     return model, ()
+
+
+def _is_text(model: ModelProto) -> bool:
+    """Whether every string is one: protobuf hands over damaged ones as bytes, which no later step expects."""
+    waiting: list[Any] = [model]
+    while waiting:
+        for field, value in waiting.pop().ListFields():
+            values = [value] if isinstance(value, str | bytes) or not isinstance(value, Iterable) else value
+            if field.type == field.TYPE_MESSAGE:
+                waiting += values
+            elif field.type == field.TYPE_STRING and not all(isinstance(each, str) for each in values):
+                return False
+    return True
 
 
 def _self_contained(model: ModelProto) -> ModelProto:

@@ -136,6 +136,16 @@ def test_what_is_not_whole_is_refused(tmp_path, content):
     assert str(path) in str(caught.value)
 
 
+def test_a_name_that_is_no_text_is_refused(tmp_path):
+    """Found by mutating files: protobuf parses it, and ONNX's checker finds nothing wrong with it."""
+    content = model_of([helper.make_node("Relu", ["x"], ["y"], name="abcdef")]).SerializeToString()
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(content.replace(b"abcdef", b"abc\xffef"))
+    onnx.checker.check_model(onnx.ModelProto.FromString(path.read_bytes()))
+    with pytest.raises(BadArtifact, match="not UTF-8"):
+        look_at_onnx(path)
+
+
 def test_every_cut_is_refused(tmp_path):
     whole = write_small_onnx(tmp_path / "small.onnx", width=2).read_bytes()
     path = tmp_path / "cut.onnx"
