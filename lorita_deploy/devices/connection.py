@@ -90,6 +90,7 @@ class Connection:
         """Have a living master connection. Raises `Dropped` or `DeviceUnreachable`."""
         if self.master is not None and self.master.poll() is None:
             return
+        Path(self.sockets, "s").unlink(missing_ok=True)  # a master that was killed left it behind
         command = [*self._ssh("-M", "-S", f"{self.sockets}/s"), f"echo {READY}; exec cat >/dev/null"]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         try:
@@ -130,10 +131,14 @@ class Connection:
                 where=self.address,
                 fix="sudo apt install python3 there, or name one: ssh://...?python=/path/to/python3",
             )
-        if "Error" in last:
+        if any(word in last for word in ("SyntaxError", "ImportError", "ModuleNotFoundError", "no attribute 'buffer'")):
             return DeviceUnfit(
-                f"{python} cannot run what is asked of it: {last}", where=self.address, fix="Python 3.6 or newer is needed"
+                f"{python} there cannot run what is asked of it: {last}",
+                where=self.address,
+                fix="Python 3.6 or newer is needed; name one: ssh://...?python=/path/to/python3",
             )
+        if "Traceback" in err:
+            return RuntimeError(f"our program on {self.address} failed\n{err}")
         return Dropped(f"the connection ended with code {code}: {last}", where=self.address, fix="run the same command again")
 
     def _unreachable(self, err: str, last: str) -> DeviceUnreachable:

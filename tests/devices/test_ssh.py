@@ -1,5 +1,6 @@
 """Runs on a device, through a real sshd on this machine: what arrives, what is left behind, and everything that may break."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ from lorita_deploy.errors import (
 from lorita_deploy.records import Receipt
 from lorita_deploy.targets import this_host
 
+PYTHON27 = Path.home() / ".pyenv/versions/2.7.18/bin/python"
 PYTHON36 = Path.home() / ".pyenv/versions/3.6.15/bin/python"
 CLIENT = """
 import json, sys
@@ -281,6 +283,23 @@ def test_a_device_that_fills_up_keeps_no_half_file(client, work, no_room):
     device.connection.close()
 
 
+def test_a_device_that_is_full_when_the_run_starts(client, work, no_room):
+    folder = no_room("size=100k") / "there"
+    device = find_device(client.address(folder))
+    content = work / "content"
+    content.write_text("something")
+    device.connection.request("put", timeout_s=30, contents=[content], files=[(sha256(content), 9)])
+    with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1000))
+    request = {"key": "k", "command": ["-c", "import time; time.sleep(60)"], "result": "r", "who": "ada", "limit_s": 90}
+    request["files"] = {"content": sha256(content)}
+    with pytest.raises(OutOfResource, match="No space left on device"):
+        device.connection.request("start", timeout_s=30, **request)
+    assert device.look.busy is None, "nothing runs there"
+    device.connection.close()
+
+
 def test_a_device_that_cannot_be_written(client, work, no_room):
     device = find_device(client.address(no_room("ro") / "there"))
     assert not device.look.writable
@@ -306,6 +325,18 @@ def test_no_python_at_all(client, there):
     with pytest.raises(DeviceUnfit, match="there is no /nowhere/python3 to run") as caught:
         _ = find_device(client.address(there, python="/nowhere/python3")).look
     assert "apt install python3" in str(caught.value.fix)
+
+
+@pytest.mark.skipif(not PYTHON27.exists(), reason="no Python 2.7 on this machine")
+def test_a_python_that_is_too_old(client, there):
+    with pytest.raises(DeviceUnfit, match="cannot run what is asked of it") as caught:
+        _ = find_device(client.address(there, python=str(PYTHON27))).look
+    assert "3.6 or newer" in str(caught.value.fix)
+
+
+def test_a_fault_of_our_program_there_keeps_its_traceback(device):
+    with pytest.raises(RuntimeError, match="KeyError"):
+        device.connection.request("juggle", timeout_s=30)
 
 
 @pytest.mark.skipif(not PYTHON36.exists(), reason="no Python 3.6 on this machine")

@@ -5,12 +5,14 @@
 ``alive`` is locked by the run's processes; the device's own lock is held by them as well.
 """
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import traceback
 
 from typing import Any, Dict
 
@@ -59,6 +61,7 @@ def start(request: Json) -> Json:
 
 def _supervise(request: Json, run: str, said: int) -> None:
     """In a process of its own: hold the locks, run the runner, put down how it ended."""
+    child = None  # type: Any
     try:
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
         for number, name in ((1, "out"), (2, "err")):
@@ -90,9 +93,13 @@ def _supervise(request: Json, run: str, said: int) -> None:
             code = None
         _write(os.path.join(run, "exit.json"), {"code": code})
         os.ftruncate(device, 0)
-    except BaseException as error:
-        sys.stderr.write("%s: %s\n" % (type(error).__name__, error))
-        sys.stderr.flush()
+    except OSError as error:
+        if child is not None:
+            os.killpg(child.pid, signal.SIGKILL)
+        reply = {"error": error.strerror, "errno": errno.errorcode.get(error.errno or 0, ""), "where": run}
+        os.write(said, json.dumps(reply).encode("utf-8"))
+    except Exception:
+        traceback.print_exc()
     finally:
         os._exit(0)
 
