@@ -60,7 +60,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "require_speedup": "Exit with code 1 unless the shipped network is measured to be so many times faster.",
     },
     "Artifact": {
-        "precision": "[default: the target's]",
+        "precision": "auto: the fastest on the target that keeps --max-drop  [default: the target's]",
         "opset": "ONNX opset  [default: the target's]",
         "batch": "Examples in one call.",
         "dynamic_batch": "Accept any number of examples in one call.",

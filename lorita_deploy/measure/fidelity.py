@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import BadNetwork, VerificationFailed
 from ..networks import evaluating
-from ..records import Fidelity, Role
+from ..records import Fidelity, Precision, Role
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -27,6 +27,8 @@ Array = np.ndarray[Any, Any]
 
 TOLERANCE = 1e-3
 """On max_rel. float32 reorderings of deep networks stay a hundred times below; a wrong layer is far above."""
+TOLERANCES: dict[Precision, float] = {"fp32": TOLERANCE, "fp16": 1e-2, "int8": 0.1}
+"""By precision. fp16: twenty roundings of 2^-11 in a row; int8: a dozen steps of 1/127 of a tensor's range."""
 NOT_A_NUMBER = 1e30
 """Stands for a difference that is not a finite number."""
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..ports import Device
-from ..records import Artifact, Receipt, Settings
+from ..records import Artifact, LatencyRatio, Receipt, Settings
 
 
 def race(
     device: Device,
     folder: Path,
-    artifacts: Sequence[Artifact],
+    artifacts: Sequence[Artifact] | Mapping[str, Artifact],
     *,
     settings: Settings,
     baseline: str = "dense",
@@ -25,13 +25,14 @@ def race(
     model: str = "",
     result: str = "receipt.json",
 ) -> Receipt:
-    """Verify and race ``artifacts``, whose paths are relative to ``folder``, interleaved against the ``baseline`` role.
+    """Verify and race ``artifacts``, whose paths are relative to ``folder``, interleaved against the ``baseline`` role
+    (or name, where ``artifacts`` gives them names of their own).
 
     ``golden`` is a folder inside ``folder`` with ``inputs.npz`` and ``outputs-<name>.npz``. ``samples`` of each artifact
     are asked for, as far as ``max_seconds`` allow; ``result`` is the file in ``folder`` to write. Raises what `Device.run`
     raises.
     """
-    named = {artifact_name(artifact): artifact for artifact in artifacts}
+    named = dict(artifacts) if isinstance(artifacts, Mapping) else {artifact_name(each): each for each in artifacts}
     job: dict[str, Any] = {
         "tasks": ["verify", "race"],
         "settings": settings.model_dump(),
@@ -49,6 +50,24 @@ def race(
         "result": result,
     }
     return Receipt.load(device.run(folder, job, timeout_s=time_limit_s(settings.runtime)))
+
+
+def ratio_between(receipt: Receipt, name: str, other: str) -> LatencyRatio:
+    """``name`` over ``other``, both raced against a third: the interval of their worst cases, wider than a direct race's."""
+    ratios = {each.candidate: each for each in receipt.ratios}
+    top, bottom = ratios.get(name), ratios.get(other)
+    if bottom is None and top is not None:
+        return top
+    assert bottom is not None
+    low, high = top.ci95 if top else (1.0, 1.0)
+    return bottom.model_copy(
+        update={
+            "candidate": name,
+            "baseline": other,
+            "ratio": (top.ratio if top else 1.0) / bottom.ratio,
+            "ci95": (low / bottom.ci95[1], high / bottom.ci95[0]),
+        }
+    )
 
 
 def time_limit_s(runtime: str) -> float:

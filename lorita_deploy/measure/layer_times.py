@@ -33,8 +33,8 @@ from ..records import (
 )
 from ..targets import Target
 from .bilayer import Size, time_between
-from .roofline import RooflinePricer
 from .latency import time_limit_s
+from .roofline import RooflinePricer
 from .variants import Variant, empty_chain, find_layers, ladder_variants, make_variant
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class MeasuredPricer:
     """Prices the candidates of one network on ``device``; ``onnx_path`` is the dense network as it would ship.
 
     ``layers`` names the geometry of every layer that has candidates. Variants are written beside the file, and removed.
+    ``lower`` makes a variant of ``precision`` out of one in fp32.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class MeasuredPricer:
         target: Target,
         precision: Precision,
         progress: Progress | None = None,
+        lower: Callable[[bytes], bytes] | None = None,
         samples: int = 30,
         max_seconds: float = 45.0,
     ) -> None:
@@ -81,7 +83,7 @@ class MeasuredPricer:
         )
         self.estimate = roofline.layer_us
         self.workdir, self.progress = onnx_path.parent, progress or (lambda done, total, text: None)
-        self.samples, self.max_seconds = samples, max_seconds
+        self.samples, self.max_seconds, self.lower = samples, max_seconds, lower
 
     def price(self, candidates: Sequence[Candidate], narrowed: Sequence[Narrowed] = ()) -> PriceTable:
         """Measured prices of all ``candidates``; those at smaller widths from the networks of ``narrowed``.
@@ -179,7 +181,7 @@ class MeasuredPricer:
             self.progress(0.3 * done / len(jobs), 1.0, f"variant {done + 1} of {len(jobs)}")
             variant = make_variant(model, self.layers, ranks, seed=number)
             written.append(self.workdir / f"variant-{number}.onnx")
-            _write(written[-1], variant.model)
+            _write(written[-1], variant.model, self.lower)
             variant.model.Clear()
             variants.append(variant)
         return variants
@@ -200,10 +202,10 @@ class MeasuredPricer:
         return Profile.load(self.device.run(self.workdir, job, timeout_s=time_limit_s(self.settings.runtime)))
 
 
-def _write(path: Path, model: ModelProto) -> None:
+def _write(path: Path, model: ModelProto, lower: Callable[[bytes], bytes] | None = None) -> None:
     """Without waiting for the disk, which for half a gigabyte can take minutes: these files are gone in seconds."""
     try:
-        path.write_bytes(model.SerializeToString())
+        path.write_bytes(lower(model.SerializeToString()) if lower else model.SerializeToString())
     except OSError as error:
         raise OutOfResource(f"cannot write: {error.strerror}", where=path, fix="free some space, then run again") from error
 

@@ -13,7 +13,7 @@ from ..devices.local import LocalDevice
 from ..devices.look import is_target, kind_of
 from ..devices.ssh import SshDevice
 from ..errors import BadArtifact, BadRecord, LoritaDeployError
-from ..measure.fidelity import TOLERANCE, compare_outputs, run_session
+from ..measure.fidelity import TOLERANCES, compare_outputs, run_session
 from ..measure.latency import artifact_name, race
 from ..ports import Device, find_exporter
 from ..records import (
@@ -53,7 +53,8 @@ def _check(folder: Path, artifact: Artifact, inputs: dict[str, np.ndarray[Any, A
     session = find_exporter(artifact.exporter).open(folder / artifact.path)
     outputs = run_session(session, inputs, artifact.batch)
     golden = _arrays(folder / "golden" / f"outputs-{artifact_name(artifact)}.npz")
-    return compare_outputs(list(golden.values()), outputs, role=artifact.role, inputs="real", tolerance=TOLERANCE)
+    tolerance = TOLERANCES[artifact.precision]
+    return compare_outputs(list(golden.values()), outputs, role=artifact.role, inputs="real", tolerance=tolerance)
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -108,7 +109,7 @@ def bench_again(
         artifacts,
         settings=settings,
         golden=golden if (golden / "inputs.npz").exists() else None,
-        tolerance=TOLERANCE,
+        tolerance=max(TOLERANCES[artifact.precision] for artifact in artifacts),
         kind=kind_of(device.look) if isinstance(device, SshDevice) else "cpu",
         model=_model(folder),
         result=where.name,

@@ -17,6 +17,7 @@ from .context import Build, Stage, Watch
 from .data import DATA
 from .folder import key_of
 from .options import BuildOptions
+from .precision import PRECISION
 from .preflight import preflight
 from .pricing import PRICE
 from .shipping import BENCH, BUNDLE, EXPORT, VERIFY
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 
     from ..ports import Task
 
-CORRIDOR: tuple[Stage, ...] = (DATA, TRAIN, COLLAPSE, CALIBRATE, PRICE, PLAN, COMPRESS, EXPORT, VERIFY, BENCH, BUNDLE)
+CORRIDOR: tuple[Stage, ...] = (
+    *(DATA, TRAIN, COLLAPSE, CALIBRATE, PRECISION, PRICE, PLAN, COMPRESS),
+    *(EXPORT, VERIFY, BENCH, BUNDLE),
+)
 STAGES: tuple[str, ...] = tuple(stage.name for stage in CORRIDOR)
 
 

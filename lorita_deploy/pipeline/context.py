@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from ..devices.address import find_device
 from ..errors import BadNetwork, LoritaDeployError
@@ -30,14 +28,17 @@ from ..records import (
     FidelityReport,
     Geometry,
     Plan,
+    Precision,
     PriceTable,
     Receipt,
     Recipe,
     Settings,
 )
 from ..targets import is_local, load_target
+from .acceptance import chosen_precision
 from .folder import BuildFolder
 from .options import DEFAULT_DATA, BuildOptions
+from .stage import Stage as Stage
 from .watch import Watch as Watch
 
 if TYPE_CHECKING:
@@ -54,16 +55,6 @@ EVALUATION_BATCH = 128
 
 RUNTIME = "onnxruntime"
 """What times artifacts on this machine. If its target runs another runtime, it is not measured by this one, but estimated."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A step of the build: ``key`` gathers what decides its output, ``run`` writes ``outputs`` and gives one line of result."""
-
-    name: str
-    outputs: Callable[[Build], tuple[str, ...]]
-    key: Callable[[Build], dict[str, Any]]
-    run: Callable[[Build], str]
 
 
 class Build:
@@ -228,8 +219,12 @@ class Build:
         return CompressedNetwork(module.eval().to(self.device), record, self.plan)
 
     @cached_property
+    def exported(self) -> ArtifactList:
+        return ArtifactList.load(self.folder / "artifacts.json")
+
+    @property
     def artifacts(self) -> tuple[Artifact, ...]:
-        return ArtifactList.load(self.folder / "artifacts.json").artifacts
+        return self.exported.artifacts
 
     @cached_property
     def fidelity(self) -> FidelityReport:
@@ -250,8 +245,13 @@ class Build:
         return find_exporter("onnx")
 
     @property
-    def precision(self) -> Any:
+    def asked_precision(self) -> Precision | Literal["auto"]:
         return self.options.precision or self.target.limits.precision
+
+    @property
+    def precision(self) -> Precision:
+        """What artifacts are written in: fp32, or what the precision stage chose."""
+        return chosen_precision(self.folder / "precision.json", self.asked_precision)
 
     @property
     def opset(self) -> int:

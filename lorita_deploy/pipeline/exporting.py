@@ -6,45 +6,76 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..inspection.loading import check_loading
 from ..ports import ExportJob
-from ..records import Artifact, Role
+from ..records import Artifact, Precision, Role
 from .context import Build
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def export_dense(build: Build, folder: Path) -> Artifact:
+def export_dense(build: Build, folder: Path, precision: Precision | None = None) -> Artifact:
     """``dense.onnx`` in ``folder``: the baseline of every comparison."""
-    return export(build, build.dense, "dense", folder)
+    return export(build, build.dense, "dense", folder, precision=precision)
 
 
-def export(build: Build, module: nn.Module, role: Role, folder: Path, metadata: Mapping[str, str] | None = None) -> Artifact:
-    """``<role>.onnx`` in ``folder``, as the target wants it; with the facts of the plan, unless ``metadata`` are given."""
+def export(
+    build: Build,
+    module: nn.Module,
+    role: Role,
+    folder: Path,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    precision: Precision | None = None,
+    filename: str | None = None,
+) -> Artifact:
+    """``<role>.onnx`` in ``folder``, as the target wants it; with the facts of the plan, unless ``metadata`` are given.
+
+    ``precision`` is the build's own unless given; a lower one is calibrated on the task's data and kept within its budget.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     options, task = build.options, build.task
+    precision = precision or build.precision
+    module = module.cpu().eval()
+    lower: dict[str, Any] = {}
+    if precision != "fp32":
+        from .acceptance import acceptance
+
+        lower = {"calibration": task.calibration, "accepts": acceptance(build, module, role, precision)}
     job = ExportJob(
         folder=folder,
-        filename=f"{role}{build.exporter.suffix}",
+        filename=filename or f"{role}{build.exporter.suffix}",
         role=role,
-        network=module.cpu().eval(),
+        network=module,
         examples=tuple(example.cpu() for example in task.examples),
         opset=build.opset,
         ir_version=build.ir_version,
-        precision=build.precision,
+        precision=precision,
+        runtime=runtime_of(build),
         batch=options.batch,
         dynamic_batch=options.dynamic_batch,
         input_names=task.input_names,
         output_names=task.output_names,
         simplify=options.simplify,
         metadata=_metadata(build, role) if metadata is None else metadata,
+        **lower,
     )
     artifact = build.exporter.export(job)
     module.to(build.device)
     return artifact
+
+
+def fp32_name(role: Role) -> str:
+    """The file of a network in fp32 beside its artifact of lower precision; the stem is what the race calls it."""
+    return f"{role}-fp32.onnx"
+
+
+def runtime_of(build: Build) -> str:
+    """What an artifact is written for: the target's runtime, where it reads ONNX files itself."""
+    return "tensorrt" if build.target.runtime == "tensorrt" else "onnxruntime"
 
 
 def judged(build: Build, artifact: Artifact) -> Artifact:

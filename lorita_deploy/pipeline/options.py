@@ -10,7 +10,7 @@ import pydantic
 from pydantic import Field
 
 from ..errors import BadRecord, LoritaDeployError, UnknownName
-from ..records import Budget, Part, Precision, Recipe
+from ..records import Budget, Part, Recipe
 
 DEFAULT_DATA = "digits"
 DEFAULT_MAX_DROP = 0.5
@@ -71,7 +71,8 @@ class BuildOptions(Part):
     recover_epochs: int = Field(default=0, ge=0)
     require_speedup: float | None = Field(default=None, gt=0)
 
-    precision: Precision | None = None
+    precision: Literal["auto", "fp32", "fp16", "int8"] | None = None
+    """``auto``: the fastest that keeps within the budget of accuracy."""
     opset: int | None = Field(default=None, ge=7)
     batch: int = Field(default=1, ge=1)
     dynamic_batch: bool = False

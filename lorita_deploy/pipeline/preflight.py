@@ -21,15 +21,16 @@ def preflight(build: Build) -> None:
         if given is not None and not Path(given).exists():
             spelled = "--" + name.replace("_", "-")
             raise LoritaDeployError(f"{spelled}: there is no such file or folder", where=given, fix="check the path")
-    if build.precision not in limits.precisions:
+    asked = build.asked_precision
+    if asked not in ("auto", *limits.precisions):
         raise BadTarget(
-            f"{build.target.name} does not run {build.precision}",
+            f"{build.target.name} does not run {asked}",
             where="--precision",
             fix=f"choose one of: {', '.join(limits.precisions)}",
         )
-    if build.precision not in build.exporter.precisions:
+    if asked not in ("auto", *build.exporter.precisions):
         raise ExporterUnavailable(
-            f"the {build.exporter.name} exporter does not write {build.precision}",
+            f"the {build.exporter.name} exporter does not write {asked}",
             where="--precision",
             fix=f"choose one of: {', '.join(build.exporter.precisions)}",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,11 @@ from ..compress.candidates import candidates, narrow_candidates, width_offers, w
 from ..compress.cuts import keep_channels
 from ..compress.plan import narrowed_widths
 from ..compress.rewrite import duplicate
+from ..ports import ForTiming
 from ..records import Candidate, CandidateTable, GroupChoice, PriceTable, WidthOffer
 from .carried import bettered
 from .context import Build, Stage
-from .exporting import export, export_dense
+from .exporting import export, export_dense, runtime_of
 from .folder import sha256_of
 
 if TYPE_CHECKING:
@@ -65,15 +66,24 @@ def _priced(build: Build, offered: Sequence[Candidate], widths: Sequence[WidthOf
         path, trust = Path(build.options.layer_times), build.options.trust_times
         return TablePricer(path, host=host, settings=build.settings, trust=trust, **common).price(offered)
     workdir = build.folder / "pricing"
-    dense = workdir / export_dense(build, workdir).path
+    dense = workdir / export_dense(build, workdir, "fp32").path  # its variants are made in fp32, and then lowered
     if not build.on_target:
         from ..measure.roofline import RooflinePricer
 
         return RooflinePricer(dense, batch=build.options.batch, **common).price(offered)
     from ..measure.layer_times import MeasuredPricer
 
-    pricer = MeasuredPricer(dense, device=build.board, settings=build.settings, progress=build.watch.progress, **common)
+    common |= {"device": build.board, "settings": build.settings, "progress": build.watch.progress, "lower": _lower(build)}
+    pricer = MeasuredPricer(dense, **common)
     return pricer.price(offered, list(_narrowed(build, widths, workdir)))
+
+
+def _lower(build: Build) -> Callable[[bytes], bytes] | None:
+    """What makes a variant of the build's precision; None where prices are of fp32 anyway, or the exporter offers nothing."""
+    exporter, precision, runtime = build.exporter, build.precision, runtime_of(build)
+    if precision == "fp32" or not isinstance(exporter, ForTiming):
+        return None
+    return lambda content: exporter.for_timing(content, precision, runtime)
 
 
 def _narrowed(build: Build, widths: Sequence[WidthOffer], workdir: Path) -> Iterator[Narrowed]:
@@ -82,7 +92,7 @@ def _narrowed(build: Build, widths: Sequence[WidthOffer], workdir: Path) -> Iter
         network = duplicate(build.dense)
         keep_channels(network, [(build.compressor.groups[group], range(count)) for group, count in kept.items()])
         folder = workdir / f"narrow-{number}"
-        path = folder / export(build, network, "dense", folder, metadata={}).path
+        path = folder / export(build, network, "dense", folder, metadata={}, precision="fp32").path
         choices = [
             GroupChoice(group=each.group, width=each.kept[0], kept=kept.get(each.group, each.kept[0])) for each in widths
         ]

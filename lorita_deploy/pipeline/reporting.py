@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..measure.fidelity import TOLERANCE
-from ..records import BuildReport, Role, write_atomically
+from ..measure.latency import ratio_between
+from ..records import BuildReport, PrecisionRecord, Role, write_atomically
 from ..report import markdown, page, words
 from ..targets import this_host
 from .ledger import Account
@@ -26,10 +27,11 @@ def write_report(build: Build) -> BuildReport:
 
 def gather(build: Build) -> BuildReport:
     """The `BuildReport` of a build whose bench stage is done."""
-    from .shipping import decide
+    from .choosing import ships
 
     dense, compressed, plan, receipt = build.collapsed, build.compressed.record, build.plan, build.receipt
-    shipped = decide(build, receipt)
+    winner = ships(build, receipt)
+    shipped = winner.role
     is_dense = shipped == "dense"
     stages = tuple(record for name in _stage_names() if (record := build.folder.record(name)) is not None)
     draft = BuildReport(
@@ -54,6 +56,8 @@ def gather(build: Build) -> BuildReport:
         notes=tuple(build.notes),
         collapsed=dense,
         ledger=_account(build).steps(),
+        precision=PrecisionRecord.load(build.folder / "precision.json"),
+        shipped_precision=winner.precision,
     )
     return draft.model_copy(update={"headline": headline(draft), "missed": tuple(_missed(build, draft))})
 
@@ -103,9 +107,22 @@ def headline(report: BuildReport) -> str:
     else:
         line = f"{measured}, measured"
     role: Role = report.shipped
+    line += _against_fp32(report)
     if role in report.accuracy:
         line += f"; {words.right_change(report.accuracy['dense'], report.accuracy[role])}"
     return line
+
+
+def _against_fp32(report: BuildReport) -> str:
+    """What the lower precision that ships is against the dense network in fp32, or that fp32 ships after all."""
+    asked = report.precision.asked if report.precision else "fp32"
+    if asked == "fp32":
+        return ""
+    if report.shipped_precision == "fp32":
+        return f"; in fp32 ({report.plan.precision} was not faster)" if report.plan.precision != "fp32" else "; in fp32"
+    assert report.receipt is not None
+    found = ratio_between(report.receipt, report.shipped, "dense-fp32")
+    return f"; in {report.shipped_precision}, {words.speed(found)} than dense in fp32"
 
 
 def _stage_names() -> tuple[str, ...]:

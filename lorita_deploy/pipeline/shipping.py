@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import shutil
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bundle.manifest import npz, pack, write_bundle
 from ..measure.accuracy import artifact_accuracy
-from ..measure.fidelity import TOLERANCE, require_passed, verify
-from ..measure.latency import race
-from ..records import Accuracy, Artifact, ArtifactList, Fidelity, FidelityReport, Receipt, Role, write_atomically
+from ..measure.fidelity import TOLERANCES, require_passed, verify
+from ..measure.latency import artifact_name, race
+from ..records import Accuracy, Artifact, ArtifactList, Fidelity, FidelityReport, Role, write_atomically
 from ..report import words
+from .choosing import ships
 from .context import EVALUATION_BATCH, Build, Stage
-from .exporting import export, judged, preprocessing, sources
+from .engines import engines, mark_engines
+from .exporting import export, fp32_name, judged, preprocessing, runtime_of, sources
 from .folder import sha256_of
 from .reporting import write_report
 from .training import percent
@@ -21,6 +24,8 @@ from .training import percent
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
+
+    from ..ports import Session
 
 ROLES: tuple[Role, ...] = ("compressed", "dense")
 
@@ -45,18 +50,28 @@ def _export_key(build: Build) -> dict[str, Any]:
 
 def _run_export(build: Build) -> str:
     modules: dict[Role, nn.Module] = {"compressed": build.compressed.module, "dense": build.dense}
-    artifacts = tuple(judged(build, export(build, modules[role], role, build.folder.path)) for role in ROLES)
-    ArtifactList(artifacts=artifacts).save(build.folder / "artifacts.json")
+    folder = build.folder.path
+    artifacts = tuple(judged(build, export(build, modules[role], role, folder)) for role in ROLES)
+    reference: tuple[Artifact, ...] = ()
+    if build.precision != "fp32":
+        reference = tuple(
+            export(build, modules[role], role, folder, precision="fp32", filename=fp32_name(role)) for role in ROLES
+        )
+    artifacts = mark_engines(build, artifacts)
+    built = engines(build, artifacts)
+    ArtifactList(artifacts=artifacts, reference=reference, engines=built).save(build.folder / "artifacts.json")
     inputs = [tensor.cpu().numpy() for tensor in golden_inputs(build)]
     write_atomically(build.folder / "golden" / "inputs.npz", npz(dict(zip(build.task.input_names, inputs, strict=True))))
     for role in ROLES:
         outputs = dict(zip(build.task.output_names, reference_outputs(build, modules[role]), strict=True))
-        write_atomically(build.folder / "golden" / f"outputs-{role}.npz", npz(outputs))
+        for name in (role, Path(fp32_name(role)).stem) if reference else (role,):
+            write_atomically(build.folder / "golden" / f"outputs-{name}.npz", npz(outputs))
     shipped, dense = artifacts
     form = f"opset {shipped.opset}, IR {shipped.ir_version}, {shipped.precision}"
     refused = any(note.startswith("would not load") for note in shipped.notes)
     fits = f"WOULD NOT LOAD on {build.target.spelled} (see: targets check)" if refused else f"for {build.target.spelled}"
-    return f"{form}, {_megabytes(shipped)} (dense {_megabytes(dense)}), {fits}"
+    kept = f", {len(shipped.kept_fp32)} nodes kept in fp32" if shipped.kept_fp32 else ""
+    return f"{form}{kept}, {_megabytes(shipped)} (dense {_megabytes(dense)}), {fits}"
 
 
 def golden_inputs(build: Build) -> tuple[Any, ...]:
@@ -88,37 +103,45 @@ def _verify_key(build: Build) -> dict[str, Any]:
         "artifacts": sha256_of(build.folder / "artifacts.json"),
         "golden": sha256_of(build.folder / "golden" / "inputs.npz"),
         "data": build.data.content_sha256,
-        "tolerance": TOLERANCE,
+        "tolerance": TOLERANCES,
         "onnxruntime": version("onnxruntime"),
     }
 
 
 def _run_verify(build: Build) -> str:
     modules: dict[Role, nn.Module] = {"compressed": build.compressed.module, "dense": build.dense}
-    artifacts = {artifact.role: artifact for artifact in build.artifacts}
     checks: list[Fidelity] = []
     accuracies: dict[Role, Accuracy] = {}
-    for role in ROLES:
-        session = build.exporter.open(build.folder / artifacts[role].path)
-        checks += verify(
-            modules[role].cpu(),
-            session,
-            tuple(tensor.cpu() for tensor in golden_inputs(build)),
-            input_names=build.task.input_names,
-            role=role,
-            batch=build.options.batch,
-            tolerance=TOLERANCE,
-        )
-        modules[role].to(build.device)
-        found = _judge_artifact(build, role, session)
+    for artifact in build.artifacts:
+        session = build.exporter.open(build.folder / artifact.path)
+        checks += _check(build, modules[artifact.role], artifact, session)
+        found = _judge_artifact(build, artifact.role, session)
         if found is not None:
-            accuracies[role] = found
+            accuracies[artifact.role] = found
+    for artifact in build.exported.reference:
+        session = build.exporter.open(build.folder / artifact.path)
+        require_passed(_check(build, modules[artifact.role], artifact, session), build.folder / artifact.path)
     report = FidelityReport(artifacts=tuple(build.artifacts), checks=tuple(checks), accuracy=accuracies)
     report.save(build.folder / "fidelity.json")
     require_passed(checks, build.folder.path)
     worst = max(check.max_rel for check in checks)
     right = percent(accuracies["compressed"]) if accuracies else "not judged"
-    return f"largest relative difference {worst:.1e} (tolerance {TOLERANCE:g}); {right}"
+    return f"largest relative difference {worst:.1e} (tolerance {TOLERANCES[build.precision]:g}); {right}"
+
+
+def _check(build: Build, module: nn.Module, artifact: Artifact, session: Session) -> tuple[Fidelity, ...]:
+    """On real inputs and on random ones; int8 on real ones alone, which its ranges were made for."""
+    found = verify(
+        module.cpu(),
+        session,
+        tuple(tensor.cpu() for tensor in golden_inputs(build)),
+        input_names=build.task.input_names,
+        role=artifact.role,
+        batch=build.options.batch,
+        tolerance=TOLERANCES[artifact.precision],
+    )
+    module.to(build.device)
+    return found[:1] if artifact.precision == "int8" else found
 
 
 def _judge_artifact(build: Build, role: Role, session: Any) -> Accuracy | None:
@@ -142,32 +165,25 @@ def _bench_key(build: Build) -> dict[str, Any]:
 
 
 def _run_bench(build: Build) -> str:
+    named = {artifact_name(artifact): artifact for artifact in build.artifacts}
+    named |= {Path(artifact.path).stem: artifact for artifact in build.exported.reference}
     receipt = race(
         build.board,
         build.folder.path,
-        build.artifacts,
+        named,
         baseline="dense",
         settings=build.settings,
         golden=build.folder / "golden",
-        tolerance=TOLERANCE,
+        tolerance=TOLERANCES[build.precision],
         kind=build.kind,
         model=build.options.model,
     )
-    role = decide(build, receipt)
-    winner = next(artifact for artifact in build.artifacts if artifact.role == role)
+    winner = ships(build, receipt)
     write_atomically(build.folder / "model.onnx", (build.folder / winner.path).read_bytes())
     found = receipt.ratios[0]
-    return f"{words.speed(found)} {'here (cpu)' if build.here else f'on {build.board.name}'}; ships the {role} network"
-
-
-def decide(build: Build, receipt: Receipt) -> Role:
-    """Which network ``model.onnx`` is. Never something slower: where the target is this machine, the race decides; where it
-    is not, the bundle carries both and the board decides."""
-    if not build.plan.changed():
-        return "dense"
-    if build.on_target and not receipt.ratios[0].never_slower:
-        return "dense"
-    return "compressed"
+    where = "here (cpu)" if build.here else f"on {build.board.name}"
+    spelled = f" in {winner.precision}" if build.asked_precision != "fp32" else ""
+    return f"{words.speed(found)} {where}; ships the {winner.role} network{spelled}"
 
 
 # ---------------------------------------------------------------------------------------------- bundle
@@ -185,12 +201,13 @@ def _run_bundle(build: Build) -> str:
     import numpy as np
 
     golden = build.folder / "golden"
+    back_to_fp32 = build.precision != "fp32" and ships(build, build.receipt).precision == "fp32"
     outputs = {role: dict(np.load(golden / f"outputs-{role}.npz")) for role in ROLES}
     folder = build.folder / "bundle"
     shutil.rmtree(folder, ignore_errors=True)
     write_bundle(
         folder,
-        artifacts=list(build.artifacts),
+        artifacts=list(build.exported.reference if back_to_fp32 else build.artifacts),
         artifact_root=build.folder.path,
         golden_inputs=dict(np.load(golden / "inputs.npz")),
         golden_outputs=outputs,
@@ -200,8 +217,8 @@ def _run_bundle(build: Build) -> str:
         sources=sources(build, "compressed"),
         preprocessing=preprocessing(build),
         classes=build.data.classes,
-        tolerance=TOLERANCE,
-        runtime="tensorrt" if build.target.runtime == "tensorrt" else "onnxruntime",
+        tolerance=TOLERANCES["fp32" if back_to_fp32 else build.precision],
+        runtime=runtime_of(build),
         accuracy=FidelityReport.load(build.folder / "fidelity.json").accuracy,
     )
     packed = pack(folder, build.folder / "bundle.tar.gz")
@@ -212,9 +229,12 @@ def _run_bundle(build: Build) -> str:
 GOLDEN_FILES = ("golden/inputs.npz", *(f"golden/outputs-{role}.npz" for role in ROLES))
 
 
-EXPORT = Stage(
-    "export", lambda build: ("artifacts.json", "compressed.onnx", "dense.onnx", *GOLDEN_FILES), _export_key, _run_export
-)
+def _exported_files(build: Build) -> tuple[str, ...]:
+    both = () if build.precision == "fp32" else tuple(fp32_name(role) for role in ROLES)
+    return ("artifacts.json", "compressed.onnx", "dense.onnx", *both, *GOLDEN_FILES)
+
+
+EXPORT = Stage("export", _exported_files, _export_key, _run_export)
 VERIFY = Stage("verify", lambda build: ("fidelity.json",), _verify_key, _run_verify)
 BENCH = Stage("bench", lambda build: ("receipt.json", "model.onnx"), _bench_key, _run_bench)
 BUNDLE = Stage("bundle", lambda build: ("bundle.tar.gz", "report.json", "report.md", "report.html"), _bundle_key, _run_bundle)

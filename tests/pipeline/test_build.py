@@ -98,7 +98,7 @@ def test_another_budget_runs_only_what_depends_on_it(built):
     folder, _ = built
     options = fcn(folder, speedup=1.05)
     cached = [stage.name for stage in preview(options) if stage.cached]
-    assert cached == ["data", "train", "collapse", "calibrate", "price"]
+    assert cached == ["data", "train", "collapse", "calibrate", "precision", "price"]
 
 
 def test_an_edited_file_is_set_aside_and_made_again(built):
@@ -252,7 +252,7 @@ def test_several_inputs_and_no_classes(tmp_path):
 def test_verification_failure_stops_the_build(built, monkeypatch):
     """A tolerance nobody can meet must fail the build, with the largest difference named."""
     folder, _ = built
-    monkeypatch.setattr(pipeline.shipping, "TOLERANCE", 1e-12)
+    monkeypatch.setattr(pipeline.shipping, "TOLERANCES", {"fp32": 1e-12})
     with pytest.raises(VerificationFailed):
         build(fcn(folder), until="verify")
     monkeypatch.undo()

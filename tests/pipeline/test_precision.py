@@ -1,0 +1,139 @@
+"""What is chosen, what ships, and a whole build in a lower precision."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import lorita_deploy as ld
+from lorita_deploy.measure.fidelity import TOLERANCES
+from lorita_deploy.measure.latency import ratio_between
+from lorita_deploy.pipeline.choosing import ships
+from lorita_deploy.pipeline.precision import choose
+from lorita_deploy.records import Accuracy, Artifact, LatencyRatio, PrecisionRecord, PrecisionTrial
+
+
+def ratio(name, value, half_width=0.02):
+    interval = (value * (1 - half_width), value * (1 + half_width))
+    return LatencyRatio(candidate=name, baseline="dense", n=10, reloads=10, ratio=value, ci95=interval)
+
+
+def trial(precision, time, refused=None):
+    right = Accuracy(metric="accuracy", split="validation", correct=99, total=100)
+    found = None if precision == "fp32" else ratio(precision, time)
+    return PrecisionTrial(precision=precision, accuracy=right, size_bytes=1, ratio=found, refused=refused)
+
+
+def test_auto_takes_the_fastest_that_nothing_speaks_against():
+    trials = (trial("fp32", 1.0), trial("fp16", 0.8), trial("int8", 0.4))
+    assert choose(trials, "auto") == "int8"
+    assert choose((*trials[:2], trial("int8", 0.4, refused="too much is lost")), "auto") == "fp16"
+    assert choose((trial("fp32", 1.0), trial("fp16", 1.2)), "auto") == "fp32"
+
+
+def test_what_was_asked_for_is_taken_unless_it_is_refused():
+    assert choose((trial("fp32", 1.0), trial("int8", 0.9)), "int8") == "int8"
+    assert choose((trial("fp32", 1.0), trial("int8", 0.9, refused="not faster")), "int8") == "fp32"
+
+
+def artifact(role, precision):
+    name = f"{role}-fp32.onnx" if precision == "fp32" else f"{role}.onnx"
+    rest = {"exporter": "onnx", "sha256": "", "size_bytes": 1, "opset": 17, "ir_version": 8, "batch": 1, "dynamic_batch": False}
+    rest |= {"rung": 0, "simplified": False, "inputs": (), "outputs": ()}
+    return Artifact(role=role, path=name, precision=precision, **rest)
+
+
+def shipped(compressed, dense_fp32, compressed_fp32, on_target=True):
+    """What ships, from times over that of dense in int8."""
+    roles = ("compressed", "dense")
+    build = SimpleNamespace(
+        plan=SimpleNamespace(changed=lambda: ("a choice",)),
+        on_target=on_target,
+        artifacts=tuple(artifact(role, "int8") for role in roles),
+        exported=SimpleNamespace(reference=tuple(artifact(role, "fp32") for role in roles)),
+    )
+    times = {"compressed": compressed, "dense-fp32": dense_fp32, "compressed-fp32": compressed_fp32}
+    found = ships(build, SimpleNamespace(ratios=tuple(ratio(name, value) for name, value in times.items())))
+    return found.role, found.precision
+
+
+def test_int8_ships_only_where_it_beats_both_fp32_networks():
+    assert shipped(compressed=0.6, dense_fp32=3.0, compressed_fp32=1.5) == ("compressed", "int8")
+    assert shipped(compressed=1.3, dense_fp32=3.0, compressed_fp32=1.5) == ("dense", "int8")
+    assert shipped(compressed=0.6, dense_fp32=3.0, compressed_fp32=0.5) == ("compressed", "fp32")
+    assert shipped(compressed=0.9, dense_fp32=0.5, compressed_fp32=0.8) == ("dense", "fp32")
+    assert shipped(compressed=0.6, dense_fp32=3.0, compressed_fp32=0.61) == ("compressed", "fp32"), "not proven faster"
+
+
+def test_away_from_the_target_the_race_here_decides_nothing():
+    assert shipped(compressed=1.3, dense_fp32=0.3, compressed_fp32=0.2, on_target=False) == ("compressed", "int8")
+
+
+def test_a_ratio_through_a_third_is_no_narrower_than_its_parts():
+    receipt = SimpleNamespace(ratios=(ratio("compressed", 0.5), ratio("dense-fp32", 2.0)))
+    found = ratio_between(receipt, "compressed", "dense-fp32")
+    assert found.ratio == pytest.approx(0.25)
+    assert found.ci95 == pytest.approx((0.25 * 0.98 / 1.02, 0.25 * 1.02 / 0.98))
+    assert ratio_between(receipt, "dense", "dense-fp32").ratio == pytest.approx(0.5)
+    assert ratio_between(receipt, "compressed", "dense").ratio == 0.5
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A small network of one's own, trained for real, built in int8 for this machine."""
+    digits = ld.load_dataset("digits", shape=(1, 16, 16))
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4)),
+        *(nn.Flatten(), nn.Linear(1024, 10)),
+    )
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-3)
+    for _ in range(4):
+        for images, labels in digits.batches("train", 32):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(images), labels).backward()
+            optimizer.step()
+    inputs = [(images,) for images, _ in digits.batches("train", 32, limit=128)]
+    task = ld.Task(
+        examples=(inputs[0][0][:1],),
+        calibration=inputs,
+        evaluate=lambda network: ld.accuracy(network, digits.batches("validation", 32), "validation"),
+    )
+    out = tmp_path_factory.mktemp("int8") / "build"
+    options = ld.make_options(model="mine", target="cpu", precision="int8", out=str(out), max_drop=1.0)
+    return ld.build(options, model=net, task=task), out
+
+
+def test_a_build_in_int8_keeps_what_it_promises(built):
+    report, out = built
+    record = PrecisionRecord.load(out / "precision.json")
+    assert [each.precision for each in record.trials] == ["fp32", "int8"]
+    assert report.precision == record
+    assert report.shipped_precision in ("int8", "fp32")
+    exact, lower = record.trials
+    if report.shipped_precision == "int8":
+        assert lower.ratio.faster
+        assert exact.accuracy.value - lower.accuracy.value <= 0.01
+        raced = ratio_between(report.receipt, report.shipped, "dense-fp32")
+        assert raced.faster
+        assert "in int8" in report.headline
+    assert {each.name for each in report.receipt.series} >= {"compressed", "dense"}
+    assert all(check.tolerance == TOLERANCES[record.chosen] for check in report.fidelity)
+
+
+def test_prices_and_plan_are_of_the_precision_that_was_chosen(built):
+    report, out = built
+    chosen = PrecisionRecord.load(out / "precision.json").chosen
+    assert report.plan.precision == chosen
+    assert all(choice.rank is None or choice.rank % (16 if chosen == "int8" else 8) == 0 for choice in report.plan.choices)
+
+
+def test_what_ships_is_what_was_named(built):
+    report, out = built
+    model = (out / "model.onnx").read_bytes()
+    stem = report.shipped if report.shipped_precision == report.plan.precision else f"{report.shipped}-fp32"
+    assert model == (out / f"{stem}.onnx").read_bytes()
+    golden = np.load(out / "golden" / "inputs.npz")
+    assert len(golden.files) == 1
