@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -92,9 +93,8 @@ class Connection:
             return
         Path(self.sockets, "s").unlink(missing_ok=True)  # a master that was killed left it behind
         command = [*self._ssh("-M", "-S", f"{self.sockets}/s"), f"echo {READY}; exec cat >/dev/null"]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         try:
-            self.master = subprocess.Popen(command, text=True, errors="replace", start_new_session=True, **pipes)
+            self.master = subprocess.Popen(command, text=True, errors="replace", **_alone())
         except FileNotFoundError as error:
             raise DeviceUnreachable("there is no ssh here", where="ssh", fix="install OpenSSH's client") from error
         # Jump hosts have a time limit each.
@@ -171,9 +171,7 @@ class Connection:
 
 def _talk(command: list[str], texts: list[bytes], contents: Iterable[Path], timeout_s: float) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of ``command`` fed with ``texts`` and files; killed past the time limit."""
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    # Ctrl-C is ours: ssh, in a session of its own, does not hear it, and the device can be told.
-    process = subprocess.Popen(command, start_new_session=True, **pipes)
+    process = subprocess.Popen(command, **_alone())
     watchdog = threading.Timer(timeout_s, process.kill)
     watchdog.start()
     try:
@@ -192,6 +190,13 @@ def _talk(command: list[str], texts: list[bytes], contents: Iterable[Path], time
             process.kill()
             process.wait()
     return process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
+
+
+def _alone() -> dict[str, Any]:
+    """How ssh is started: without a terminal to ask for passwords on (a jump host's ssh does not hear our options), and out
+    of reach of Ctrl-C, so that the device can still be told."""
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return {**pipes, "start_new_session": True, "env": {**os.environ, "SSH_ASKPASS_REQUIRE": "never"}}
 
 
 @cache
