@@ -13,7 +13,7 @@ projection and product (qk-norm, RoPE, cosine attention). Attention with fused p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,9 @@ from .spectrum import finite_matrix
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from .head_losses import WeighedProduct
+    from .moments import Moments
 
 NOTHING = 1e-6
 """Share of the largest singular value below which one is numerically zero."""
@@ -74,25 +77,40 @@ def head_spectra(module: nn.Module, attention: Attention, second: Tensor | None 
     """
     import torch
 
-    qk, vo = _products(module, attention, second)
+    qk, vo = products(module, attention, second)
     return HeadSpectra(*(torch.stack([product.s for product in products]) for products in (qk, vo)))
 
 
-def narrow_heads(module: nn.Module, attention: Attention, qk: int, vo: int, second: Tensor | None = None) -> nn.Module:
+def narrow_heads(
+    module: nn.Module,
+    attention: Attention,
+    qk: int,
+    vo: int,
+    second: Tensor | None = None,
+    *,
+    moments: Mapping[str, Moments] | None = None,
+) -> nn.Module:
     """A deep copy of ``module`` with heads of width ``qk`` for queries and keys and ``vo`` for values.
 
-    ``second`` as in `head_spectra`. Raises `BadNetwork`.
+    ``second`` as in `head_spectra`; with ``moments`` of the layers that give queries and values, widths that lose something
+    lose the least by `head_losses`. Raises `BadNetwork`.
     """
     import torch
 
+    from .head_losses import weighed_products
+
     network = duplicate(module)
     q, k, v, o = (network.get_submodule(name) for name in (attention.q, attention.k, attention.v, attention.o))
-    scores, values = _products(module, attention, second)
-    queries, keys = (torch.cat(side) for side in zip(*(product.truncated(qk) for product in scores), strict=True))
-    inner, outer = (torch.cat(side) for side in zip(*(product.truncated(vo) for product in values), strict=True))
     bias = torch.zeros(len(o.get_parameter("weight")), dtype=torch.float64) if o.bias is None else _bias(o)
     if v.bias is not None:
-        bias = bias + o.get_parameter("weight").detach().double() @ _bias(v)
+        bias = bias + o.get_parameter("weight").detach().double().cpu() @ _bias(v)
+    scores: Sequence[Product | WeighedProduct]
+    values: Sequence[Product | WeighedProduct]
+    scores, values = products(module, attention, second) if moments is None else weighed_products(module, attention, moments)
+    for value in values:
+        bias = bias + value.mean_lost(vo)
+    queries, keys = (torch.cat(side) for side in zip(*(product.truncated(qk) for product in scores), strict=True))
+    inner, outer = (torch.cat(side) for side in zip(*(product.truncated(vo) for product in values), strict=True))
     resize_heads(network, attention, qk, vo)
     for layer, weight, shift in ((q, queries[:, :-1], queries[:, -1]), (k, keys, None), (v, inner, None), (o, outer.T, bias)):
         replace_tensor(layer, "weight", weight.contiguous())
@@ -104,11 +122,10 @@ def narrow_heads(module: nn.Module, attention: Attention, qk: int, vo: int, seco
 def resize_heads(network: nn.Module, attention: Attention, qk: int, vo: int) -> None:
     """Give the four layers heads of these widths, unfilled, in place: a skeleton to load the weights of `narrow_heads` into.
 
-    Where values have a bias and outputs have none, the outputs get one.
+    The outputs get a bias where they have none.
     """
     q, k, v, o = (network.get_submodule(name) for name in (attention.q, attention.k, attention.v, attention.o))
-    if v.bias is not None:
-        ensure_bias(o)
+    ensure_bias(o)
     for layer, width in ((q, qk), (k, qk), (v, vo), (o, vo)):
         rows, weight = attention.heads * width, layer.get_parameter("weight")
         setattr(layer, "in_features" if layer is o else "out_features", rows)
@@ -118,11 +135,11 @@ def resize_heads(network: nn.Module, attention: Attention, qk: int, vo: int) -> 
 
 
 def _bias(layer: nn.Module) -> Tensor:
-    return layer.get_parameter("bias").detach().double()
+    return layer.get_parameter("bias").detach().double().cpu()
 
 
 @dataclass(frozen=True)
-class _Product:
+class Product:
     """A' B of one head, A (d, a) and B (d, b), with what truncates it."""
 
     A: Tensor
@@ -132,16 +149,31 @@ class _Product:
     right: Tensor
     s: Tensor
 
-    def truncated(self, rank: int) -> tuple[Tensor, Tensor]:
-        """A_r (rank, a) and B_r (rank, b), of equal size; zero where there is nothing more to represent."""
+    @property
+    def rank(self) -> int:
+        """The numerical one, at least 1."""
+        return _numerical_rank(self.s[None])
+
+    def narrowing(self, rank: int) -> tuple[Tensor, Tensor]:
+        """What makes A_r of A and B_r of B, (rank, d) each; zero where there is nothing more to represent."""
         import torch
 
         s = self.s[:rank, None]
         scale = s.rsqrt().where(s > 1e-12 * self.s[0], torch.zeros_like(s))
-        return scale * self.left[:rank] @ self.A, scale * self.right[:rank] @ self.B
+        return scale * self.left[:rank], scale * self.right[:rank]
+
+    def truncated(self, rank: int) -> tuple[Tensor, Tensor]:
+        """A_r (rank, a) and B_r (rank, b), of equal size."""
+        of_a, of_b = self.narrowing(rank)
+        return of_a @ self.A, of_b @ self.B
+
+    def mean_lost(self, rank: int) -> Tensor:
+        """(b,) nothing: tokens are taken for centred."""
+        return self.B.new_zeros(self.B.shape[1])
 
 
-def _products(module: nn.Module, attention: Attention, second: Tensor | None) -> tuple[list[_Product], list[_Product]]:
+def products(module: nn.Module, attention: Attention, second: Tensor | None) -> tuple[list[Product], list[Product]]:
+    """Per head, of queries and keys, and of values and outputs; ``second`` as in `head_spectra`."""
     import torch
 
     wq, wk, wv, wo = (
@@ -161,12 +193,12 @@ def _products(module: nn.Module, attention: Attention, second: Tensor | None) ->
     return qk, vo
 
 
-def _product(A: Tensor, B: Tensor, X: Tensor, Y: Tensor) -> _Product:
+def _product(A: Tensor, B: Tensor, X: Tensor, Y: Tensor) -> Product:
     import torch
 
     L, M = _root(A @ X @ A.T), _root(B @ Y @ B.T)
     U, s, Vh = torch.linalg.svd(L.T @ M)
-    return _Product(A, B, Vh @ M.T, U.T @ L.T, s)
+    return Product(A, B, Vh @ M.T, U.T @ L.T, s)
 
 
 def _root(matrix: Tensor) -> Tensor:
