@@ -17,7 +17,7 @@ BEYOND = 0.995
 
 def distributions(receipt: Receipt, width: float) -> str:
     """One histogram under the other on one axis, the median and its interval marked."""
-    series = sorted(receipt.series, key=lambda each: each.name != "dense")
+    series = sorted(receipt.series, key=lambda each: not each.name.startswith("dense"))
     shown = {each.name: sorted(each.samples_ms)[: max(1, round(BEYOND * len(each.samples_ms)))] for each in series}
     ends = [value for values in shown.values() for value in (values[0], values[-1])]
     unit = receipt_unit(max(each.median_ms for each in series), receipt.host.kind)
@@ -32,7 +32,7 @@ def distributions(receipt: Receipt, width: float) -> str:
 
 
 def _ridge(each: LatencySeries, values: Sequence[float], x: svg.Scale, base: float, unit: TimeUnit, width: float) -> str:
-    kind = "dense" if each.name == "dense" else "measured"
+    kind = "dense" if each.name.startswith("dense") else "measured"
     size = (x.end - x.start) / BINS
     counts = [0] * BINS
     for value in values:

@@ -33,6 +33,16 @@ def test_it_is_silent_and_asks_for_nothing(browser, pages, name):
     assert browser.requests() == [pages[name].as_uri()]
 
 
+def test_so_is_that_of_a_real_build(browser, readme_build):
+    page = readme_build[0] / "report.html"
+    for width in (390, 1200):
+        browser.open(page, width=width)
+        assert browser.complaints() == []
+        assert browser.requests() == [page.as_uri()]
+        assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run("document.querySelectorAll('svg[role=img]').length") > 8
+
+
 def test_its_own_policy_lets_nothing_in(browser, pages):
     """The console and the list of requests do tell: what is put into the page is refused."""
     browser.open(pages["small"])
