@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from ..profiles import first_with, number, operators_of
 from ..records import Finding
 from ..targets import Target
-from .onnx_file import STANDARD, external_files, graphs_of, nodes_of, numbers_in, opset_of, read_onnx
 from .onnx_numbers import check_quantization, check_types, some
+from .onnx_reading import STANDARD, external_files, graphs_of, nodes_of, numbers_in, opset_of, read_onnx
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from ..profiles import dtypes_of, number
 from ..records import Finding
 from ..targets import Target
-from .onnx_file import dtype_name, nodes_of, quantization_of, tensors_of
+from .onnx_file import quantization_of
+from .onnx_reading import dtype_name, nodes_of, tensors_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto

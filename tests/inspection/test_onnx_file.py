@@ -136,6 +136,25 @@ def test_what_is_not_whole_is_refused(tmp_path, content):
     assert str(path) in str(caught.value)
 
 
+def test_nodes_out_of_order_are_read(tmp_path):
+    """As onnxruntime's quantizer leaves them; onnxruntime loads them too."""
+    import onnxruntime
+
+    nodes = [helper.make_node("Relu", ["a"], ["y"]), helper.make_node("MatMul", ["x", "w"], ["a"])]
+    path = save(model_of(nodes, [weight("w", 4, 4)]), tmp_path / "unsorted.onnx")
+    onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = look_at_onnx(path)
+    assert found.macs == 16
+    assert "order of computation" in found.notes[0]
+
+
+def test_nodes_in_a_circle_are_refused(tmp_path):
+    nodes = [helper.make_node("Add", ["x", "b"], ["a"]), helper.make_node("Relu", ["a"], ["b"])]
+    nodes.append(helper.make_node("Identity", ["b"], ["y"]))
+    with pytest.raises(BadArtifact, match="sorted"):
+        look_at_onnx(save(model_of(nodes), tmp_path / "circle.onnx"))
+
+
 def test_a_name_that_is_no_text_is_refused(tmp_path):
     """Found by mutating files: protobuf parses it, and ONNX's checker finds nothing wrong with it."""
     content = model_of([helper.make_node("Relu", ["x"], ["y"], name="abcdef")]).SerializeToString()
