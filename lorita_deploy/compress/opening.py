@@ -47,6 +47,8 @@ def open_attention(module: nn.Module, examples: Sequence[Tensor], *, seed: int =
     generator = torch.Generator().manual_seed(seed)
     examples = [varied(example, generator) for example in examples]
     kinds = {name: kind for name, part in module.named_modules() if (kind := _kind(part))}
+    if not kinds:
+        return Opening((), ())
     owners: dict[int, int] = {}
     for part in module.modules():
         for parameter in part.parameters(recurse=False):
@@ -137,7 +139,11 @@ def _objections_to_calls(module: nn.Module, names: Sequence[str], examples: Sequ
         with evaluating(module), torch.no_grad(), plain_encoder_layers():
             module(*examples)
     except Exception as error:
-        raise BadNetwork(f"the forward pass fails: {first_line(error)}", where=type(module).__name__) from error
+        raise BadNetwork(
+            f"the forward pass fails on inputs of shape {[tuple(x.shape) for x in examples]}: {first_line(error)}",
+            where=type(module).__name__,
+            fix="give the input size that the network expects (--input-size)",
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

@@ -6,14 +6,13 @@ asked for. So a resumed build decides from the same bytes as an undisturbed one.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..devices.address import find_device
-from ..errors import BadNetwork, LoritaDeployError
+from ..errors import LoritaDeployError
 from ..networks import CompressedNetwork, load_weights
 from ..ports import Device, Exporter, ModelSpec, Task, find_exporter, find_model
 from ..records import (
@@ -112,18 +111,9 @@ class Build:
 
     def blank(self) -> nn.Module:
         """A plain network of this architecture, freshly initialised from the seed (or a copy of the one handed in)."""
-        import torch
+        from .blank import blank_network
 
-        if self.own_model is not None:
-            return copy.deepcopy(self.own_model)
-        torch.manual_seed(self.options.seed)
-        try:
-            return self.spec.build(self.classes, self.input_size)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise BadNetwork(
-                f"the model cannot be built with {self.classes} classes at {self.input_size} pixels: {error}",
-                where=self.spec.name,
-            ) from error
+        return blank_network(self)
 
     @cached_property
     def device(self) -> str:

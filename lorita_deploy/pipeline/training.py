@@ -142,6 +142,8 @@ def _collapse_key(build: Build) -> dict[str, Any]:
 def _run_collapse(build: Build) -> str:
     import torch
 
+    from ..compress.opening import open_attention
+    from ..compress.replaceable import irreplaceable
     from ..compress.spectrum import spectra
     from ..train.composition import collapse
     from ..train.structure import structure
@@ -162,18 +164,19 @@ def _run_collapse(build: Build) -> str:
         collapse(module)
         after = module(*examples)
     found = survey(module, examples)
-    spectrum = spectra(module, list(found.geometries))
+    closed = open_attention(module, examples).left_alone  # what could be opened is open
+    left_alone = (*closed, *found.left_alone, *irreplaceable(module, examples, found.geometries))
+    names = [name for name in found.geometries if name not in {each.layer for each in left_alone}]
+    spectrum = spectra(module, names)
     digest = save_weights(module, build.folder / "collapsed.safetensors")
     module.to(build.device)
-    layers = tuple(
-        Layer(name=name, geometry=geometry, group=name, spectrum=spectrum[name]) for name, geometry in found.geometries.items()
-    )
+    layers = tuple(Layer(name=name, geometry=found.geometries[name], group=name, spectrum=spectrum[name]) for name in names)
     record = CollapsedRecord(
         model=build.options.model,
         classes=0 if build.own_task else build.classes,
         input_shapes=tuple(tuple(example.shape[1:]) for example in examples),
         layers=layers,
-        left_alone=found.left_alone,
+        left_alone=left_alone,
         params=sum(parameter.numel() for parameter in module.parameters()),
         macs=found.macs,
         collapse_error=_relative_difference(before, after),
@@ -185,16 +188,17 @@ def _run_collapse(build: Build) -> str:
 
 
 def load_plain_weights(module: nn.Module, path: Path, form: str = "plain") -> None:
-    """Load a checkpoint of the plain network, or one of a LoRITa training (factors), which is collapsed; ``form`` as in
-    `BuildOptions.checkpoint_format`.
+    """Load a checkpoint of the plain network, its attentions open or not, or one of a LoRITa training (factors), which is
+    collapsed; ``form`` as in `BuildOptions.checkpoint_format`.
 
     Raises `BadCheckpoint`.
     """
+    from ..compress.opening import opened_weights
     from ..train.composition import collapse
     from ..train.published import read_published
     from ..train.structure import structure_like
 
-    tensors = read_published(path) if form == "lorita" else read_weights(path)
+    tensors = read_published(path) if form == "lorita" else opened_weights(module, read_weights(path))
     load_weights(structure_like(module, tensors), path, tensors)
     collapse(module)
 
