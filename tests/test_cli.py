@@ -135,6 +135,7 @@ BAD = {
     "engine cut short": (("inspect", "cut.engine"), "cut short"),
     "no profile": (("targets", "check", "broken.onnx", "-t", "jetson@jp6.3"), "did you mean jp6"),
     "checked artifact": (("targets", "check", "broken.onnx", "-t", "jetson"), "not a whole ONNX file"),
+    "a name that is too long": (("inspect", "n" * 300), "no such file"),
     "checked nothing": (("targets", "check", "none.onnx", "-t", "jetson"), "cannot read"),
 }
 

@@ -12,6 +12,7 @@ do not skip it, so it is found and said, with the offset of the plan.
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -108,7 +109,7 @@ def _gpus(path: Path, digest: str, plan: bytes) -> tuple[tuple[str, ...], Litera
         bits = struct.unpack_from("<I", plan, 32)[0]
         return tuple(RTX_GPUS.get(bit, f"unknown ({bit})") for bit in range(32) if bits >> bit & 1), "header"
     beside = path.with_name(f"{path.name}.json")
-    if beside.is_file():
+    if os.path.isfile(beside):
         try:
             record = EngineRecord.load(beside)
         except BadRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -131,7 +132,7 @@ def _outside(model: ModelProto, path: Path) -> Iterator[Finding]:
     """Weights in other files: they must lie beside the model, and travel with it."""
     names = external_files(model)
     unsafe = [name for name in names if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name]
-    missing = [name for name in names if name not in unsafe and not (path.parent / name).is_file()]
+    missing = [name for name in names if name not in unsafe and not os.path.isfile(path.parent / name)]
     if unsafe:
         found = f"weights outside the model's folder: {some(unsafe)}"
         yield Finding(subject="external data", state="wrong", found=found, fix="save the model with its weights beside it")

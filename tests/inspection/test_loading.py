@@ -217,6 +217,10 @@ def test_weights_in_other_files(tmp_path):
     (tmp_path / "weights.bin").unlink()
     assert outside(path) == [("wrong", "weights in files that are not there: weights.bin")]
     model = onnx.load(path, load_external_data=False)
+    too_long = "w" * 300  # found by mutating files
+    model.graph.initializer[0].external_data[0].value = too_long
+    path.write_bytes(model.SerializeToString())
+    assert outside(path)[0][0] == "wrong"
     for place in ("../weights.bin", "/etc/passwd"):
         model.graph.initializer[0].external_data[0].value = place
         path.write_bytes(model.SerializeToString())
