@@ -12,7 +12,7 @@ from ..compress.calibrate import Calibration, calibrate
 from ..compress.recover import distill
 from ..compress.widths import calibrate_groups, narrowable_groups
 from ..networks import save_weights, survey
-from ..records import CompressedRecord, GroupCalibration
+from ..records import Accuracy, CompressedRecord, GroupCalibration
 from .context import Build, Stage
 from .folder import sha256_of
 from .planning import given_plan, searched_plan
@@ -104,13 +104,11 @@ def _compress_key(build: Build) -> dict[str, Any]:
 def _run_compress(build: Build) -> str:
     plan = build.plan
     module = build.compressor.network(plan.changed(), plan.groups)
-    truncated = None
+    found, truncated = build.task.evaluate(module), None
     if build.options.recover_epochs and plan.changed():
-        truncated = build.task.evaluate(module)
-        distill(module, build.dense, _all_inputs(build), epochs=build.options.recover_epochs, seed=build.options.seed)
+        truncated, found = found, _recovered(build, module, found)
     module.eval()
     params, macs = _size(build, module)
-    found = build.task.evaluate(module)
     digest = save_weights(module, build.folder / "compressed.safetensors")
     record = CompressedRecord(
         plan_sha256=plan.digest(), params=params, macs=macs, accuracy=(found,), weights_sha256=digest, truncated=truncated
@@ -118,6 +116,18 @@ def _run_compress(build: Build) -> str:
     record.save(build.folder / "compressed.json")
     dense = build.collapsed
     return f"{dense.params / params:.2f}x fewer parameters, {dense.macs / macs:.2f}x fewer MACs; {percent(found)}"
+
+
+def _recovered(build: Build, module: nn.Module, truncated: Accuracy) -> Accuracy:
+    """Distil ``module`` from the dense network; where that costs right answers, it stays as it was."""
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    distill(module, build.dense, _all_inputs(build), epochs=build.options.recover_epochs, seed=build.options.seed)
+    found = build.task.evaluate(module)
+    if found.value >= truncated.value:
+        return found
+    module.load_state_dict(before)
+    build.watch.note(f"recovery made it worse ({percent(found)}), so the network stays as it was before")
+    return truncated
 
 
 def _size(build: Build, module: nn.Module) -> tuple[int, int]:
