@@ -8,7 +8,9 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from lorita_deploy.errors import BadData, BadTarget
+from lorita_deploy.inspection.loading import check_loading
 from lorita_deploy.ports import ExportJob, find_exporter
+from lorita_deploy.targets import load_target
 
 EXPORTER = find_exporter("onnx")
 
@@ -110,6 +112,17 @@ def test_int8_for_onnxruntime_is_symmetric_and_runs_in_int8_kernels(tmp_path):
     run = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
     assert run.count("QLinearConv") == 2
     assert "Conv" not in run
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_board_would_load_what_is_written_for_it(tmp_path, precision):
+    artifact = export(tmp_path, precision, runtime="tensorrt")
+    found = check_loading(tmp_path / artifact.path, load_target("jetson-orin-nano"))
+    assert found.loads, found.findings
+
+
+def test_a_board_would_refuse_what_is_written_for_onnxruntime(tmp_path):
+    assert not check_loading(tmp_path / export(tmp_path, "int8").path, load_target("jetson-orin-nano")).loads
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "tensorrt"])
