@@ -607,6 +607,35 @@ class Plan(Document):
         return tuple(choice for choice in self.groups if choice.kept < choice.width)
 
 
+class FrontPoint(Part):
+    """One plan of a sweep over the budget, built and judged on validation data."""
+
+    predicted_us: float
+    predicted_loss: float
+    accuracy: Accuracy
+    best: bool
+    """No other point is both faster and at least as right."""
+    groups: tuple[GroupChoice, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    """The layers that change their form."""
+
+
+class ParetoFront(Document):
+    """Accuracy against time: plans from dense to the fastest. File ``pareto.json``."""
+
+    SCHEMA = "pareto"
+
+    model: str
+    network_sha256: str
+    target: str
+    provenance: Provenance
+    objective: Literal["latency", "macs", "params"] = "latency"
+    dense_us: float
+    dense: Accuracy
+    points: tuple[FrontPoint, ...]
+    """By predicted time, the fastest first."""
+
+
 class CompressedRecord(Document):
     """The network in its chosen forms. File ``compressed.json``."""
 

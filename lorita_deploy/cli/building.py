@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from ..pipeline.options import BuildOptions
-from ..records import TrainingForecast
-from ..report import facts, networks
+from ..records import ParetoFront, TrainingForecast
+from ..report import facts, front, networks
 from ..report.table import Table
 from .options import BuildCommand, chosen, with_build_options
 from .screen import Screen, with_screen
@@ -82,7 +82,8 @@ def train(screen: Screen, dry_run: bool, config: Path | None, **given: Any) -> N
 
 
 @_of_the_family("plan")
-def plan(screen: Screen, dry_run: bool, config: Path | None, **given: Any) -> None:
+@click.option("--pareto", is_flag=True, help="Sweep the budget instead: accuracy against time, as JSON, Markdown and SVG.")
+def plan(screen: Screen, dry_run: bool, pareto: bool, config: Path | None, **given: Any) -> None:
     """Choose what each layer becomes.
 
     The plan is a small file to read, edit and feed back with --plan.
@@ -90,8 +91,15 @@ def plan(screen: Screen, dry_run: bool, config: Path | None, **given: Any) -> No
     \b
     Example:
       lorita-deploy plan --model vgg16 --target cpu --max-drop 1
+      lorita-deploy plan --model vgg16 --target cpu --pareto
     """
-    _part(screen, dry_run, chosen(given, config), "plan", "plan")
+    options = chosen(given, config)
+    if not pareto or dry_run:
+        _part(screen, dry_run, options, "price" if pareto else "plan", "plan")
+        return
+    found = _front(screen, options)
+    screen.show(found, front.table(found))
+    screen.result(*(str(options.folder / f"pareto.{suffix}") for suffix in ("json", "md", "svg")))
 
 
 @_of_the_family("compress")
@@ -123,6 +131,14 @@ def _forecast(options: BuildOptions) -> TrainingForecast:
 
     with redirect_stdout(sys.stderr):
         return forecast(options)
+
+
+def _front(screen: Screen, options: BuildOptions) -> ParetoFront:
+    from ..pipeline.front import pareto
+    from .progress import TerminalWatch
+
+    with TerminalWatch(screen) as watch, redirect_stdout(sys.stderr):
+        return pareto(options, watch)
 
 
 def _part(screen: Screen, dry_run: bool, options: BuildOptions, until: str, record_name: str) -> None:

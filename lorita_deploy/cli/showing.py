@@ -17,12 +17,13 @@ from ..records import (
     EngineSummary,
     FidelityReport,
     LoadCheck,
+    ParetoFront,
     Plan,
     PriceTable,
     Receipt,
     TrainRecord,
 )
-from ..report import facts, networks, proofs
+from ..report import facts, front, networks, proofs
 from ..report.table import Table
 
 Kind = TypeVar("Kind", bound=Document)
@@ -44,6 +45,8 @@ def tables_of(record: Document, path: Path) -> list[Table]:
             offered = candidates.candidates if candidates else ()
             shown = [networks.layers(record, collapsed, candidates=offered, prices=prices)]
             return shown + ([networks.probes(record)] if record.probes else [])
+        case ParetoFront():
+            return [front.table(record)]
         case Receipt():
             return [proofs.latency(record), proofs.ratios(record)]
         case CollapsedRecord():

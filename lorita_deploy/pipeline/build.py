@@ -57,17 +57,24 @@ def build(
     ``model`` and ``task`` hand in a network of one's own, with how it is judged; otherwise ``options.model`` names a plug-in.
     Raises the errors of errors.py; what earlier stages finished is kept.
     """
-    stages = _up_to(until)
     context = Build(options, watch=watch, model=model, task=task)
+    with run_stages(context, until):
+        return BuildReport.load(context.folder / "report.json") if until == STAGES[-1] else None
+
+
+@contextmanager
+def run_stages(context: Build, until: str) -> Iterator[None]:
+    """The stages up to ``until`` are done inside, and the build folder is still held. Raises what `build` raises."""
+    stages, options = _up_to(until), context.options
     preflight(context)
-    if model is None:
+    if context.own_model is None:
         find_model(options.model)  # a misspelt name leaves no folder behind
     with context.folder.held(), _out_of_resource(options):
         if options.fresh:
             context.folder.forget(STAGES)
         for stage in stages:
             _pass(stage, context)
-        return BuildReport.load(context.folder / "report.json") if until == STAGES[-1] else None
+        yield
 
 
 def preview(options: BuildOptions, until: str = "bundle") -> list[StagePreview]:
