@@ -961,7 +961,8 @@ class Receipt(Document):
     series: tuple[LatencySeries, ...]
     ratios: tuple[LatencyRatio, ...]
     faster: str | None
-    """Name of the artifact to use here, when several raced: the baseline unless the interval of another lies below 1."""
+    """Name of the artifact to use here, when several raced: the baseline unless the interval of another lies below 1.
+    Rungs of the ladder are left to ``deadline``."""
     warnings: tuple[str, ...]
     model: str = ""
     environment: dict[str, str] = {}

@@ -1,7 +1,7 @@
 """The runner's job: reading it, checking every hash, and its golden data. Valid Python 3.6.
 
     {"schema": "lorita-deploy/job/1", "tasks": ["verify", "race"], ["verify"] or ["profile"], "settings": {...},
-     "artifacts": [{"name", "path", "sha256", "precision", "accuracy", "tolerance"}, ...], "baseline": "dense",
+     "artifacts": [{"name", "path", "sha256", "precision", "accuracy", "tolerance", "rung"}, ...], "baseline": "dense",
      "golden": {"inputs": path, "outputs": {name: path}} or null, ...}
 
 Left-out entries have the values of `DEFAULTS`. Paths are relative to the folder of the job file and never lead out of it.
@@ -34,7 +34,7 @@ DEFAULTS = {
     "model": "",
     "result": "receipt.json",
 }  # type: Json
-ARTIFACT = {"precision": "fp32", "accuracy": None, "tolerance": None}  # type: Json
+ARTIFACT = {"precision": "fp32", "accuracy": None, "tolerance": None, "rung": 0}  # type: Json
 """No tolerance of its own: the job's."""
 
 
@@ -99,7 +99,7 @@ def _from_manifest(manifest: Json) -> Json:
     for each in manifest["artifacts"]:
         name = each["role"] if each["rung"] == 0 else "%s-rung%d" % (each["role"], each["rung"])
         found = {"name": name, "accuracy": judged.get(name), "tolerance": manifest.get("tolerances", {}).get(name)}
-        artifacts.append(dict(found, **{key: each[key] for key in ("path", "sha256", "precision")}))
+        artifacts.append(dict(found, **{key: each[key] for key in ("path", "sha256", "precision", "rung")}))
     outputs = {each["name"]: "golden/outputs-%s.npz" % each["name"] for each in artifacts}
     outputs = {name: path for name, path in outputs.items() if path in listed}
     golden = {"inputs": "golden/inputs.npz", "outputs": outputs} if "golden/inputs.npz" in listed else None

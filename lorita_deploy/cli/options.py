@@ -65,6 +65,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "batch": "Examples in one call.",
         "dynamic_batch": "Accept any number of examples in one call.",
         "simplify": "Run onnxsim, and keep its result where outputs agree.",
+        "rungs": "Networks of other sizes in the bundle, from which run.py --deadline chooses.",
         "threads": "Threads of the runtime while timing.",
     },
     "Running": {"fresh": "Start over: use nothing that an earlier build finished."},

@@ -37,7 +37,7 @@ def race(
         "tasks": ["verify", "race"],
         "settings": settings.model_dump(),
         "artifacts": [
-            {"name": name, "path": found.path, "sha256": found.sha256, "precision": found.precision}
+            {"name": name, "path": found.path, "sha256": found.sha256, "precision": found.precision, "rung": found.rung}
             for name, found in named.items()
         ],
         "baseline": baseline,

@@ -1,30 +1,35 @@
 """The rank ladder: the same network on further rungs of compression, so that a board can meet a deadline it is given there.
 
 Rung 0 is the plan's own network. The others come from the same candidates and prices, with budgets that divide the way from
-the dense network to the fastest plan evenly (on a logarithmic scale); they are numbered from the slowest, which by prediction
-is the most accurate, to the fastest. None is trained again. Every rung is exported, verified and judged like the rest; what
-a board makes of them is its runner's business (``run.py --deadline``).
+the dense network to the fastest plan that loses at most `MOST_LOST` points evenly (on a logarithmic scale); they are numbered
+from the slowest, which by prediction is the most accurate, to the fastest. None is trained again. Every rung is exported,
+verified and judged like the rest; what a board makes of them is its runner's business (``run.py --deadline``).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..compress.plan import Solution, dense, fastest, solve
+from ..compress.plan import Objective, Solution, dense, solve
 from ..measure.accuracy import artifact_accuracy
 from ..measure.fidelity import require_passed, verify
 from ..measure.latency import artifact_name
-from ..records import Accuracy, Artifact, Choice, Precision
+from ..records import Accuracy, Artifact, Candidate, Choice, Precision, PriceTable, WidthOffer
 from .context import EVALUATION_BATCH
 from .exporting import export, judged
+from .search import Search
 
 if TYPE_CHECKING:
     import numpy as np
 
     from .context import Build
+
+
+MOST_LOST = 10.0
+"""Points of validation accuracy: below that nobody wants a network, however fast."""
 
 
 @dataclass(frozen=True)
@@ -43,37 +48,71 @@ class Rung:
 
 def make_ladder(build: Build, precision: Precision, tolerance: float) -> list[Rung]:
     """As many further rungs as were asked for, or fewer where plans coincide. Raises `VerificationFailed`."""
-    plans = rungs(build, build.options.rungs)
+    count = build.options.rungs
+    if not count:
+        return []
+    tables = Tables(build.candidates, build.prices, build.budget.objective, build.offered.widths)
+    plans = further_plans(tables, build.plan.choices, _last(build, tables), count)
     return [_rung(build, number, solution, precision, tolerance) for number, solution in enumerate(plans, 1)]
 
 
-def rungs(build: Build, count: int) -> list[Solution]:
-    """Up to ``count`` plans from the slowest to the fastest, different from one another, from dense and the build's own."""
-    objective, widths = build.budget.objective, build.offered.widths
-    slowest = dense(build.candidates, build.prices, objective, widths).cost
-    quickest = fastest(build.candidates, build.prices, objective, widths)
+class Tables(NamedTuple):
+    """What plans are made of."""
+
+    candidates: tuple[Candidate, ...]
+    prices: PriceTable
+    objective: Objective = "latency"
+    widths: tuple[WidthOffer, ...] = ()
+
+
+def _last(build: Build, tables: Tables) -> Solution:
+    """The fastest plan that is still worth shipping."""
+
+    def judge(solution: Solution) -> Accuracy:
+        return build.task.evaluate(build.compressor.network(_changed(solution.choices), solution.groups))
+
+    return Search(
+        candidates=tables.candidates,
+        widths=tables.widths,
+        prices=tables.prices,
+        judge=judge,
+        dense_accuracy=build.validation(),
+        max_drop=MOST_LOST,
+        objective=tables.objective,
+        progress=build.watch.progress,
+    ).run()
+
+
+def further_plans(tables: Tables, own: Sequence[Choice], last: Solution, count: int) -> list[Solution]:
+    """Up to ``count`` plans from the slowest to ``last``, different from one another, from dense and from ``own``."""
+    slowest = dense(*tables).cost
+    candidates, prices, objective, widths = tables
     found: list[Solution] = []
-    seen = [_shape(build.plan.choices), ()]
+    seen = [_shape(own), ()]
     for step in range(1, count + 1):
-        budget = slowest * (quickest.cost / slowest) ** (step / count)
-        solution = quickest
+        budget = slowest * (last.cost / slowest) ** (step / count)
+        solution = last
         if step < count:
-            solution = solve(build.candidates, build.prices, budget_us=budget, objective=objective, widths=widths)
+            solution = solve(candidates, prices, budget_us=budget, objective=objective, widths=widths)
         if _shape(solution.choices) not in seen:
             seen.append(_shape(solution.choices))
             found.append(solution)
     return found
 
 
+def _changed(choices: Iterable[Choice]) -> tuple[Choice, ...]:
+    return tuple(choice for choice in choices if choice.form != "dense")
+
+
 def _shape(choices: Iterable[Choice]) -> tuple[Any, ...]:
-    return tuple((each.layer, each.rank, each.k_in, each.k_out) for each in choices if each.form != "dense")
+    return tuple((each.layer, each.rank, each.k_in, each.k_out) for each in _changed(choices))
 
 
 def _rung(build: Build, number: int, solution: Solution, precision: Precision, tolerance: float) -> Rung:
     from .shipping import golden_inputs, reference_outputs  # which makes the ladder
 
     build.watch.progress(number - 1, build.options.rungs, f"rung {number}")
-    changed = tuple(choice for choice in solution.choices if choice.form != "dense")
+    changed = _changed(solution.choices)
     module = build.compressor.network(changed, solution.groups)
     filename = f"compressed-rung{number}{build.exporter.suffix}"
     facts = {"model": build.options.model, "role": "compressed", "rung": str(number)}

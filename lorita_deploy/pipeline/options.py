@@ -77,6 +77,8 @@ class BuildOptions(Part):
     batch: int = Field(default=1, ge=1)
     dynamic_batch: bool = False
     simplify: bool = True
+    rungs: int = Field(default=0, ge=0, le=9)
+    """Further networks in the bundle, for a deadline that is set on the board."""
     threads: int = Field(default=1, ge=1)
 
     fresh: bool = False

@@ -18,6 +18,7 @@ from .context import EVALUATION_BATCH, Build, Stage
 from .engines import engines, mark_engines
 from .exporting import export, fp32_name, judged, preprocessing, runtime_of, sources
 from .folder import sha256_of
+from .ladder import make_ladder
 from .reporting import write_report
 from .training import percent
 
@@ -194,6 +195,7 @@ def _bundle_key(build: Build) -> dict[str, Any]:
     return {name: sha256_of(build.folder / name) for name in names} | {
         "producer": version("lorita-deploy"),
         "required": build.options.require_speedup,
+        "rungs": build.options.rungs,
     }
 
 
@@ -202,24 +204,27 @@ def _run_bundle(build: Build) -> str:
 
     golden = build.folder / "golden"
     back_to_fp32 = build.precision != "fp32" and ships(build, build.receipt).precision == "fp32"
+    precision = "fp32" if back_to_fp32 else build.precision
+    ladder = make_ladder(build, precision, TOLERANCES[precision])
+    shipped = build.exported.reference if back_to_fp32 else build.artifacts
     outputs = {role: dict(np.load(golden / f"outputs-{role}.npz")) for role in ROLES}
     folder = build.folder / "bundle"
     shutil.rmtree(folder, ignore_errors=True)
     write_bundle(
         folder,
-        artifacts=list(build.exported.reference if back_to_fp32 else build.artifacts),
+        artifacts=[*shipped, *(rung.artifact for rung in ladder)],
         artifact_root=build.folder.path,
         golden_inputs=dict(np.load(golden / "inputs.npz")),
-        golden_outputs=outputs,
+        golden_outputs=outputs | {rung.name: rung.outputs for rung in ladder},
         model=build.options.model,
         target=build.target.name,
         producer=f"lorita-deploy {version('lorita-deploy')}",
         sources=sources(build, "compressed"),
         preprocessing=preprocessing(build),
         classes=build.data.classes,
-        tolerance=TOLERANCES["fp32" if back_to_fp32 else build.precision],
+        tolerance=TOLERANCES[precision],
         runtime=runtime_of(build),
-        accuracy=FidelityReport.load(build.folder / "fidelity.json").accuracy,
+        accuracy=FidelityReport.load(build.folder / "fidelity.json").accuracy | {rung.name: rung.accuracy for rung in ladder},
     )
     packed = pack(folder, build.folder / "bundle.tar.gz")
     report = write_report(build)

@@ -38,7 +38,9 @@ def finished(folder: Path, scale: dict[str, float], gpu: bool = False) -> tuple[
     progress.conditions.append({"at": "start", **calm})
     for name in scale:
         (folder / f"{name}.onnx").write_bytes(name.encode())
-        job["artifacts"].append({"name": name, "path": f"{name}.onnx", "sha256": "0" * 64, "accuracy": None})
+        job["artifacts"].append(
+            {"name": name, "path": f"{name}.onnx", "sha256": "0" * 64, "accuracy": None, "rung": "rung" in name}
+        )
         progress.probes[name] = {"load_ms": 1.0, "first_ms": 2.0, "peak_memory_bytes": None, "max_rel": 1e-6, "call_ms": 1.0}
         progress.calls[name] = 1
     for number in range(12):
@@ -73,16 +75,24 @@ def test_times_on_the_gpu_alone_are_named_apart(tmp_path: Path) -> None:
 
 
 def test_the_ladder_is_weighed_by_accuracy(tmp_path: Path) -> None:
-    scale = {"dense": 4.0, "compressed": 1.0, "compressed-rung1": 2.0, "compressed-rung2": 3.0}
+    scale = {"dense": 4.0, "compressed": 1.0, "compressed-rung1": 2.0, "compressed-rung2": 0.8}
     job, progress = finished(tmp_path, scale)
-    stated = {"dense": 0.95, "compressed": 0.90, "compressed-rung1": 0.93, "compressed-rung2": 0.92}
+    stated = {"dense": 0.95, "compressed": 0.90, "compressed-rung1": 0.93, "compressed-rung2": 0.5}
     for artifact in job["artifacts"]:
         artifact["accuracy"] = stated[artifact["name"]]
-    series = race.results(job, progress)[0]
-    for limit_ms, chosen in ((10.0, "dense"), (3.5, "compressed-rung1"), (1.5, "compressed"), (0.5, None)):
+    series, ratios, faster, _ = race.results(job, progress)
+    assert len(ratios) == 3
+    for limit_ms, chosen in (
+        (10.0, "dense"),
+        (3.5, "compressed-rung1"),
+        (1.5, "compressed"),
+        (0.95, "compressed-rung2"),
+        (0.5, None),
+    ):
         found = Deadline.model_validate(race.deadline(limit_ms, series))
         assert found.chosen == chosen, limit_ms
     assert set(found.p99_at_most_ms) == set(scale)
+    assert faster == "compressed", "without a deadline no rung is taken for its speed alone"
 
 
 def test_without_accuracies_the_larger_file_counts_as_the_more_accurate() -> None:
