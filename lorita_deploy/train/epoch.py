@@ -43,8 +43,6 @@ class Pass:
     loss: float
     """Mean over the images."""
     images_per_s: float
-    gradient: float
-    """Norm of the last step's gradient, over all parameters together, before it was clipped."""
 
 
 @dataclass
@@ -70,9 +68,8 @@ class Epochs:
     def run(self, epoch: int, network: Network, losses: Sequence[float] = (), text: str = "") -> Pass:
         """One epoch; ``losses`` are those of the epochs before, ``text`` is shown beside the progress."""
         total = torch.zeros((), device=self.device)
-        gradient = torch.zeros(())
         start = time.perf_counter_ns()
-        for step, (value, gradient) in enumerate(self.walk(epoch, network, losses)):  # noqa: B007
+        for step, value in enumerate(self.walk(epoch, network, losses)):
             total += value
             if step % 16 == 15 and not math.isfinite(float(self.accelerator.reduce(total, "mean"))):
                 break
@@ -81,10 +78,10 @@ class Epochs:
                 self.on_progress(done * self.batch_size, steps * self.batch_size, f"epoch {epoch}/{self.recipe.epochs}{text}")
         mean = float(self.accelerator.reduce(total, "mean")) / self.steps
         seconds = (time.perf_counter_ns() - start) / 1e9
-        return Pass(mean, self.steps * self.batch_size / seconds, float(gradient))
+        return Pass(mean, self.steps * self.batch_size / seconds)
 
-    def walk(self, epoch: int, network: Network, losses: Sequence[float] = ()) -> Iterator[tuple[Tensor, Tensor]]:
-        """Step after step: (mean loss, norm of the gradient), on the device."""
+    def walk(self, epoch: int, network: Network, losses: Sequence[float] = ()) -> Iterator[Tensor]:
+        """Step after step: the mean loss, on the device."""
         torch.manual_seed(self.recipe.seed * 100_003 + epoch)  # dropout and the like
         network.model.train()
         for step, (images, labels) in enumerate(self.batches(epoch)):
@@ -93,7 +90,8 @@ class Epochs:
             set_rates(network.optimizer, self.recipe, epoch, rate)
             try:
                 value = self._gradients(network.model, images, labels)
-                norm = self._clipped(network.model)
+                if self.recipe.clip_norm is not None:
+                    self.accelerator.clip_grad_norm_(network.model.parameters(), self.recipe.clip_norm)
                 network.optimizer.step()
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if (
@@ -110,7 +108,7 @@ class Epochs:
             network.optimizer.zero_grad()
             if network.average is not None:
                 network.average.update(self.accelerator.unwrap_model(network.model, keep_torch_compile=False))
-            yield value, norm
+            yield value
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(inputs, labels) of this process, on the device: its part of each batch of ``epoch``."""
@@ -146,15 +144,6 @@ class Epochs:
                     self.accelerator.backward(value)
                 total += value.detach()
         return total
-
-    def _clipped(self, model: nn.Module) -> Tensor:
-        """Clip the gradient; its norm before."""
-        most = math.inf if self.recipe.clip_norm is None else self.recipe.clip_norm
-        if math.isinf(most):
-            gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-            return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))  # type: ignore[no-any-return]
-        norm: Tensor = self.accelerator.clip_grad_norm_(model.parameters(), most)
-        return norm
 
 
 def ahead(items: Iterator[Tensor], count: int = AHEAD) -> Iterator[Tensor]:

@@ -41,7 +41,7 @@ def forecast(module: nn.Module, dataset: Dataset, recipe: Recipe, *, model_name:
     epochs = Epochs(accelerator, place, dataset, recipe, objective(recipe, dataset, None, None))
     clock = [time.perf_counter_ns()]
     with torch.random.fork_rng([place] if place.type == "cuda" else []):
-        for value, _ in islice(epochs.walk(1, network), STEPS):
+        for value in islice(epochs.walk(1, network), STEPS):
             value.item()  # waits for the device
             clock.append(time.perf_counter_ns())
     times = [(after - before) / 1e9 for before, after in pairwise(clock)]

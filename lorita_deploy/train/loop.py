@@ -32,8 +32,8 @@ from .schedule import learning_rate, make_optimizer
 from .splits import Dataset
 from .structure import structure
 
-VANISHED = 1e-7
-"""A gradient of this norm over all parameters moves nothing; an untrained classifier's is a million times larger."""
+VANISHED = 1e-6
+"""Where no entry of any factored weight is larger, outputs no longer depend on inputs, nor do the factors get gradients."""
 
 
 def train(
@@ -186,10 +186,13 @@ def _check(module: nn.Module, found: Pass, epoch: int, recipe: Recipe, folder: P
             where=folder,
             fix="lower the learning rate (--lr) to a third; or lower N, or train in fp32",
         )
-    if found.gradient < VANISHED and recipe.depth_at(epoch) > 1:
+    factored = factored_layers(module)
+    with torch.no_grad():
+        largest = max((float(layer.weight.abs().max()) for layer in factored.values()), default=1.0)  # type: ignore[operator]
+    if largest < VANISHED:
         raise TrainingDiverged(
-            f"in epoch {epoch} the gradients have vanished (norm {found.gradient:.0e}): products of {recipe.depth_at(epoch)} "
-            f"factors have faded to nothing; {kept}",
+            f"in epoch {epoch} the weights, products of {recipe.depth_at(epoch)} factors, have faded to nothing "
+            f"(the largest is {largest:.0e}), and their gradients vanish with them; {kept}",
             where=folder,
             fix="lower N (--depth) or the weight decay (--weight-decay)",
         )

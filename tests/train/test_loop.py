@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from lorita_deploy.errors import BadCheckpoint, BadData, TrainingDiverged, UnknownName
+from lorita_deploy.errors import BadCheckpoint, BadData, TrainingDiverged, TrainingWarning, UnknownName
 from lorita_deploy.networks import read_weights, weights_digest
 from lorita_deploy.records import Accuracy, EpochRecord, Recipe
 from lorita_deploy.train.augment import augment
@@ -24,7 +19,6 @@ from lorita_deploy.train.checkpoint import BEST, LAST
 from lorita_deploy.train.composition import factored_layers
 from lorita_deploy.train.datasets import load_dataset
 from lorita_deploy.train.loop import train
-from lorita_deploy.train.schedule import learning_rate, make_optimizer
 from lorita_deploy.train.splits import Dataset
 
 RECIPE = Recipe(epochs=4, batch_size=64, lr=0.05, weight_decay=1e-3, depth=3, precision="fp32", augment=("flip", "crop"))
@@ -136,51 +130,11 @@ def test_a_stopped_training_resumes_to_the_same_weights(digits: Dataset, tmp_pat
     assert run(digits, tmp_path / "cut", recipe).record == resumed.record  # finished: nothing to do
 
 
-def test_a_killed_process_resumes_to_the_same_weights(digits: Dataset, tmp_path: Path) -> None:
-    """SIGKILL at some moment of some epoch; the file of the last whole epoch is all there is."""
-    recipe = RECIPE.model_copy(update={"epochs": 8})
-    script = Path(__file__)
-    command = [sys.executable, str(script), str(tmp_path / "killed"), recipe.model_dump_json()]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "killed" / LAST).exists():
-        assert process.poll() is None, "the training ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(0.15)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    answer = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True)
-    resumed = json.loads(answer.stdout)
-    assert 1 < resumed["first_epoch"] <= 8
-    command[2] = str(tmp_path / "whole")
-    answer = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True)
-    whole = json.loads(answer.stdout)
-    assert whole["first_epoch"] == 1
-    assert resumed["weights_sha256"] == whole["weights_sha256"]
-
-
 def test_best_weights_are_whole_after_a_kill_between_the_two_files(digits: Dataset, tmp_path: Path) -> None:
     whole = run(digits, tmp_path)
     assert whole.record.best_epoch == len(whole.record.epochs), "this test needs a training whose last epoch is the best"
     (tmp_path / BEST).unlink()
     assert run(digits, tmp_path).record == whole.record
-
-
-@pytest.mark.slow
-def test_two_processes_walk_the_path_of_one(digits: Dataset, tmp_path: Path) -> None:
-    """Over gloo, at the same global batch; no batch normalisation or dropout, which see only a process's own part."""
-    recipe = RECIPE.model_copy(update={"epochs": 3})
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1", "PLAIN": "1"}
-    arguments = [__file__, str(tmp_path / "two"), recipe.model_dump_json()]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
-    both = subprocess.run([*launch, *arguments], env=environment, capture_output=True, text=True, check=True)
-    arguments[1] = str(tmp_path / "one")
-    alone = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=True)
-    answers = [json.loads(line) for line in both.stdout.splitlines()]
-    assert len(answers) == 2
-    assert answers[0] == answers[1]
-    assert answers[0]["train_loss"] == pytest.approx(json.loads(alone.stdout)["train_loss"], rel=1e-3)
 
 
 @pytest.mark.parametrize("change", [{"lr": 0.01}, {"depth": 2}, {"epochs": 9}, {"seed": 4}])
@@ -267,6 +221,43 @@ def test_too_few_outputs_for_the_classes(digits: Dataset, tmp_path: Path) -> Non
         run(digits, tmp_path, module=small(7))
 
 
+def test_a_batch_larger_than_the_data_is_warned_of_and_cut(digits: Dataset, tmp_path: Path) -> None:
+    with pytest.warns(TrainingWarning, match="a batch of 5000 is more than the 1169 training images"):
+        trained = run(digits, tmp_path, RECIPE.model_copy(update={"epochs": 2, "batch_size": 5000}))
+    assert trained.record.epochs[-1].train_loss < trained.record.epochs[0].train_loss
+
+
+def test_gradients_that_vanish_in_a_product_of_too_many_factors_are_said(digits: Dataset, tmp_path: Path) -> None:
+    recipe = RECIPE.model_copy(update={"depth": 40, "epochs": 6, "lr": 0.1, "weight_decay": 0.05})
+    epochs: list[int] = []
+    with pytest.raises(TrainingDiverged, match=r"products of 40 factors, have faded .* gradients vanish") as caught:
+        run(digits, tmp_path, recipe, on_epoch=lambda each: epochs.append(each.epoch))
+    assert "lower N (--depth)" in str(caught.value)
+    assert f"epoch {epochs[-1]} is kept" in str(caught.value)
+    assert (tmp_path / LAST).exists()
+    assert len(run(digits, tmp_path / "sound", recipe.model_copy(update={"depth": 2})).record.epochs) == 6
+
+
+def test_metrics_are_one_line_of_json_an_epoch_also_when_resumed(digits: Dataset, tmp_path: Path) -> None:
+    def stop(done: float, total: float, text: str) -> None:
+        if done / total > 0.6:
+            assert "epoch 3/4, loss " in text
+            assert "images/s, rank " in text
+            raise StopError
+
+    path = tmp_path / "metrics.jsonl"
+    with pytest.raises(StopError):
+        run(digits, tmp_path / "a", metrics=path, on_progress=stop)
+    assert len(path.read_text().splitlines()) == 2
+    record = run(digits, tmp_path / "a", metrics=path).record
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    assert [line["train_loss"] for line in lines] == [each.train_loss for each in record.epochs]
+    assert [line["validation"]["value"] for line in lines] == [each.validation.value for each in record.epochs]
+    assert lines[0]["lr"] > lines[-1]["lr"] > 0
+    assert {(line["depth"], line["weight_decay"]) for line in lines} == {(3, 1e-3)}
+
+
 def test_unknown_devices(digits: Dataset, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="tpu"):
         run(digits, tmp_path, device="tpu")
@@ -276,35 +267,6 @@ def test_unknown_devices(digits: Dataset, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- pieces
-
-
-def test_decay_is_on_weight_matrices_only() -> None:
-    from lorita_deploy.train.composition import factorize
-
-    module = nn.Sequential(
-        nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Linear(3, 3), nn.LayerNorm(3), nn.Conv2d(4, 4, 3, groups=4)
-    )
-    module.position = nn.Parameter(torch.zeros(1, 4, 3))
-    decayed, plain = make_optimizer(factorize(module, 3), RECIPE).param_groups
-    names = {parameter: name for name, parameter in module.named_parameters()}
-    assert decayed["weight_decay"] == RECIPE.weight_decay
-    assert plain["weight_decay"] == 0
-    factors = [f"{layer}.parametrizations.weight.original{i}" for layer in (0, 2) for i in range(3)]
-    assert {names[each] for each in decayed["params"]} == {*factors, "4.weight"}
-    expected = {"0.bias", "1.weight", "1.bias", "2.bias", "3.weight", "3.bias", "4.bias", "position"}
-    assert {names[each] for each in plain["params"]} == expected
-
-
-def test_learning_rates() -> None:
-    rates = [learning_rate(RECIPE, step, 100) for step in range(100)]
-    assert max(rates) == RECIPE.lr
-    assert rates[:20] == sorted(rates[:20])
-    assert rates[20:] == sorted(rates[20:], reverse=True)
-    assert 0 < rates[0] < RECIPE.lr / 10
-    assert rates[-1] < RECIPE.lr / 100
-    cosine = RECIPE.model_copy(update={"schedule": "cosine"})
-    assert learning_rate(cosine, 0, 100) == RECIPE.lr
-    assert learning_rate(cosine, 50, 100) == pytest.approx(RECIPE.lr / 2)
 
 
 def test_augmentation_moves_and_mirrors_whole_images() -> None:
@@ -324,22 +286,3 @@ def test_augmentation_moves_and_mirrors_whole_images() -> None:
     again = augment(images, ("crop",), torch.Generator().manual_seed(0))
     assert torch.equal(moved, again)
     assert augment(images, (), torch.Generator()) is images
-
-
-def main() -> None:
-    """A training in a process of its own: FOLDER RECIPE. With $PLAIN a network without normalisation and dropout."""
-    data = load_dataset("digits", shape=(1, 8, 8))
-    torch.manual_seed(0)
-    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)) if "PLAIN" in os.environ else None
-    epochs: list[EpochRecord] = []
-    trained = run(data, Path(sys.argv[1]), Recipe.model_validate_json(sys.argv[2]), plain, on_epoch=epochs.append)
-    answer = {
-        "first_epoch": epochs[0].epoch,
-        "train_loss": [each.train_loss for each in epochs],
-        "weights_sha256": trained.record.weights_sha256,
-    }
-    print(json.dumps(answer) + "\n", end="", flush=True)  # in one write: two processes share the pipe
-
-
-if __name__ == "__main__":
-    main()
