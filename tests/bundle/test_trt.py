@@ -16,6 +16,7 @@ import trt
 from runtimes import CannotRunError
 from small_onnx import write_small_onnx
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
 needs_builder = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed: the real builder cannot be run"
 )
