@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..inspection.loading import check_loading
 from ..ports import ExportJob
 from ..records import Artifact, Precision, Role
+from .acceptance import acceptance
 from .context import Build
 
 if TYPE_CHECKING:
@@ -31,10 +32,12 @@ def export(
     *,
     precision: Precision | None = None,
     filename: str | None = None,
+    accepting: bool = True,
 ) -> Artifact:
     """``<role>.onnx`` in ``folder``, as the target wants it; with the facts of the plan, unless ``metadata`` are given.
 
-    ``precision`` is the build's own unless given; a lower one is calibrated on the task's data and kept within its budget.
+    ``precision`` is the build's own unless given; a lower one is calibrated on the task's data and, where ``accepting``, kept
+    within the budget by leaving layers in fp32.
     """
     folder.mkdir(parents=True, exist_ok=True)
     options, task = build.options, build.task
@@ -42,9 +45,9 @@ def export(
     module = module.cpu().eval()
     lower: dict[str, Any] = {}
     if precision != "fp32":
-        from .acceptance import acceptance
-
-        lower = {"calibration": task.calibration, "accepts": acceptance(build, module, role, precision)}
+        lower = {"calibration": task.calibration}
+        if accepting:
+            lower["accepts"] = acceptance(build, module, role, precision)
     job = ExportJob(
         folder=folder,
         filename=filename or f"{role}{build.exporter.suffix}",

@@ -25,11 +25,14 @@ from ..records import (
     Probe,
     Receipt,
 )
+from .acceptance import judge
 from .exporting import export, export_dense
 from .folder import key_of, sha256_of
 from .search import Search
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from .context import Build
 
 ROUNDS = 3
@@ -123,8 +126,19 @@ class _Planning:
         changed = _changed(solution)
         if _shape(changed) not in self.accuracies:
             network = self.build.compressor.network(changed, solution.groups)
-            self.accuracies[_shape(changed)] = self.build.task.evaluate(network)
+            self.accuracies[_shape(changed)] = accuracy_of(self.build, network)
         return self.accuracies[_shape(changed)]
+
+
+def accuracy_of(build: Build, network: nn.Module) -> Accuracy:
+    """On the images that plans are judged by: of the network, or of its artifact where that is of a lower precision."""
+    if build.precision == "fp32":
+        return build.task.evaluate(network)
+    folder = build.folder / "probe"
+    artifact = export(build, network, "compressed", folder, metadata={}, accepting=False)
+    found = judge(build, build.exporter.open(folder / artifact.path))
+    shutil.rmtree(folder, ignore_errors=True)
+    return found
 
 
 def draft_race(build: Build, changed: Sequence[Choice], groups: Sequence[GroupChoice] = ()) -> LatencyRatio:
