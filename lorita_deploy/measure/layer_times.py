@@ -120,8 +120,9 @@ class MeasuredPricer:
         widths += [self._all_widths(each) for _, each, _ in smaller]
         times = layer_times(list(zip(variants, profiled, rungs, widths, strict=True)), node_us)
         full = {(name, size[2]): us for (name, size), us in times.items() if size[:2] == self._widths(name)}
-        network_us = call_us + scale * _nodes_us(profiled[0], node_us)
         dense_us = scale * sum(us for (_, rank), us in full.items() if rank is None)
+        # Not the whole less the layers: a compressed network may take less time than that difference is uncertain by.
+        rest_us = call_us + scale * others_us(variants[0], profiled[0], node_us)
         return PriceTable(
             network_sha256=self.network_sha256,
             target=self.target,
@@ -132,8 +133,8 @@ class MeasuredPricer:
             host=profile.host,
             provenance="measured",
             method=f"{len(rungs)} whole-network variants profiled node by node, {profiled[0].runs} runs each",
-            network_us=network_us,
-            rest_us=network_us - dense_us,
+            network_us=rest_us + dense_us,
+            rest_us=rest_us,
             times=tuple(
                 LayerTime(candidate=each.key, us=scale * self._us(each, times, full), provenance="measured")
                 for each in candidates
@@ -245,6 +246,17 @@ def layer_times(profiled: Sequence[Timed], node_us: float) -> Times:
         for layer, us in sums.items():
             found.setdefault((layer, (*widths[layer], ranks.get(layer))), []).append(us)
     return {key: median(values) for key, values in found.items()}
+
+
+def others_us(variant: Variant, artifact: ProfiledArtifact, node_us: float) -> float:
+    """What is charged to no layer."""
+    total, before = 0.0, None
+    for node in artifact.nodes:
+        owner = variant.owner(node.name, before)
+        before = owner or before
+        if owner is None:
+            total += _node_us(node, node_us)
+    return total
 
 
 def time_at(times: FullTimes, layer: str, rank: int | None, block: int = 16) -> float:

@@ -27,6 +27,8 @@ ELEMENTWISE = frozenset(
     )
 )
 """Operators that a runtime may fuse into the layer before them; fused or not, their time is that layer's."""
+FOLLOWING = ELEMENTWISE | {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Flatten"}
+"""Operators whose time is charged to the layer before them: it falls with the layer's width."""
 
 
 @dataclass
@@ -153,12 +155,12 @@ def _pair(node: NodeProto, names: list[str]) -> list[NodeProto]:
 
 
 def _owners(nodes: list[NodeProto], layer_of: Mapping[int, str]) -> dict[int, str | None]:
-    """Whose each node is: a layer's own nodes, and what is element-wise and follows it."""
+    """Whose each node is: a layer's own nodes, and what works on each of its channels and follows it."""
     producer = {name: place for place, node in enumerate(nodes) for name in node.output}
     owners: dict[int, str | None] = {}
     for place, node in enumerate(nodes):  # in topological order
         before = [owners[producer[name]] for name in node.input if name in producer]
-        follows = next((owner for owner in before if owner is not None), None) if node.op_type in ELEMENTWISE else None
+        follows = next((owner for owner in before if owner is not None), None) if node.op_type in FOLLOWING else None
         owners[place] = layer_of.get(place, follows)
     return owners
 

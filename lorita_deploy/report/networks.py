@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..forms import form
+from ..forms import at_widths, form
 from ..records import (
     Candidate,
     Choice,
@@ -64,8 +64,12 @@ def layers(
 def _sizes(choice: Choice, layer: Layer | None) -> tuple[str, str, str, str]:
     if layer is None:
         return ("", "", "", "")
-    params, macs = form(choice.form).cost(layer.geometry, choice.rank)
-    return (words.geometry(layer.geometry), numerical_rank(layer), words.amount(params), words.amount(macs))
+    geometry = at_widths(layer.geometry, choice.k_in, choice.k_out)
+    params, macs = form(choice.form).cost(geometry, choice.rank)
+    said = words.geometry(layer.geometry)
+    if geometry != layer.geometry:
+        said += f", now {choice.k_in}->{choice.k_out}"
+    return (said, numerical_rank(layer), words.amount(params), words.amount(macs))
 
 
 def numerical_rank(layer: Layer) -> str:
