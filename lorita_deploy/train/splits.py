@@ -18,6 +18,9 @@ from .images import CHUNK, ImageFiles, Images, Shape, evenly_spaced, normalise
 SplitName = Literal["train", "validation", "test"]
 Augmentation = Literal["flip", "crop"]
 
+LOOKED_AT = 100_000
+"""Of a larger split only so many images give the mean and the digest: folders that stream from disk are not read twice."""
+
 VALIDATION_SHARE, VALIDATION_MOST = 0.1, 5000
 """What is taken from train/ where no validation split is given: a share of each class, and at most so many images."""
 
@@ -34,9 +37,12 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def chunks(self) -> Iterator[Tensor]:
-        for start in range(0, len(self), CHUNK):
-            yield self.images[start : start + CHUNK]
+    def looked_at(self) -> Iterator[Tensor]:
+        """At most `LOOKED_AT` images, evenly spaced, in chunks."""
+        if len(self) <= LOOKED_AT:
+            yield from (self.images[start : start + CHUNK] for start in range(0, len(self), CHUNK))
+        else:
+            yield from (self.images[index] for index in torch.split(evenly_spaced(len(self), LOOKED_AT), CHUNK))
 
 
 @dataclass(frozen=True)
@@ -129,13 +135,13 @@ def describe(
         split = splits[word]
         total.update(f"{word}|{len(split)}|{shape}|".encode())
         total.update(split.labels.numpy().tobytes())
-        for chunk in split.chunks():
+        for chunk in split.looked_at():
             total.update(chunk.contiguous().numpy().tobytes())
             if word == "train":
                 pixels = chunk.float().div_(255)
                 sums += pixels.sum((0, 2, 3)).double()
                 squares += pixels.square_().sum((0, 2, 3)).double()
-    count = len(splits["train"]) * shape[1] * shape[2]
+    count = min(len(splits["train"]), LOOKED_AT) * shape[1] * shape[2]
     mean = sums / count
     std = (squares / count - mean.square()).clamp(min=(1 / 255) ** 2).sqrt()  # a constant channel is not blown up
     summary = DataSummary(

@@ -14,7 +14,7 @@ from torch import nn
 
 from lorita_deploy.errors import BadData, OutOfResource
 from lorita_deploy.records import Recipe
-from lorita_deploy.train import datasets
+from lorita_deploy.train import datasets, images, splits
 from lorita_deploy.train.augment import augment
 from lorita_deploy.train.composition import factorize
 from lorita_deploy.train.datasets import load_dataset
@@ -88,7 +88,22 @@ def test_files_that_do_not_fit_into_memory_are_streamed_to_the_same_result(
     streamed = load_dataset(f"folder:{folder}", shape=(1, 12, 12))
     assert isinstance(streamed.split("train").images, ImageFiles)
     for a, b in zip(trained(held, recipe).parameters(), trained(streamed, recipe).parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)  # mean and deviation may be of a sample
+        torch.testing.assert_close(a, b)
+
+
+def test_a_large_folder_is_described_by_a_sample_of_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = load_dataset(f"folder:{folder}", shape=(1, 12, 12)).summary
+    monkeypatch.setattr(splits, "LOOKED_AT", 20)
+    read: list[int] = []
+    monkeypatch.setattr(datasets, "MEMORY_SHARE", 0.0)
+    decode = images.decode
+    monkeypatch.setattr(images, "decode", lambda paths, shape: (read.append(len(paths)), decode(paths, shape))[1])
+    sample = load_dataset(f"folder:{folder}", shape=(1, 12, 12)).summary
+    assert sum(read) == 20 + 6 + 8  # of 54, 6 and 8
+    assert sample.counts == whole.counts
+    assert sample.content_sha256 != whole.content_sha256
+    assert sample.mean == pytest.approx(whole.mean, rel=0.1)
+    assert sample.std == pytest.approx(whole.std, rel=0.1)
 
 
 def test_an_image_that_breaks_while_training_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
