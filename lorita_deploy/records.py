@@ -757,6 +757,8 @@ class FidelityReport(Document):
     checks: tuple[Fidelity, ...]
     accuracy: dict[Role, Accuracy] = {}
     """Of the artifacts themselves, on the test images."""
+    reference_accuracy: dict[Role, Accuracy] = {}
+    """The same in fp32, where the artifacts are of a lower precision."""
 
 
 class GpuTimes(Part):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..measure.fidelity import TOLERANCE
 from ..measure.latency import ratio_between
-from ..records import BuildReport, PrecisionRecord, Role, write_atomically
+from ..records import BuildReport, LatencyRatio, PrecisionRecord, Role, write_atomically
 from ..report import markdown, page, words
 from ..targets import this_host
 from .ledger import Account
@@ -42,7 +42,7 @@ def gather(build: Build) -> BuildReport:
         artifact="model.onnx",
         headline="",
         estimated_ratio=None if build.on_target else plan.predicted_us / plan.dense_us,
-        accuracy=build.fidelity.accuracy,
+        accuracy=build.fidelity.accuracy if winner.precision == plan.precision else build.fidelity.reference_accuracy,
         validation={"dense": build.validation(), "compressed": compressed.accuracy[0]},
         params=(dense.params, dense.params if is_dense else compressed.params),
         macs=(dense.macs, dense.macs if is_dense else compressed.macs),
@@ -79,7 +79,7 @@ def _missed(build: Build, report: BuildReport) -> Iterator[str]:
     """Demands that the measured times do not meet. A budget counts as missed when the whole interval lies beyond it;
     ``--require-speedup`` asks for proof."""
     assert report.receipt is not None
-    required, budget, race = build.options.require_speedup, report.plan.budget, report.receipt.ratios[0]
+    required, budget, race = build.options.require_speedup, report.plan.budget, race_of_shipped(report)
     dense_ships = report.shipped == "dense"
     found = "the dense network ships" if dense_ships else words.speed(race)
     if required is not None and not build.on_target:
@@ -90,7 +90,7 @@ def _missed(build: Build, report: BuildReport) -> Iterator[str]:
         yield f"a speed-up of {budget.speedup:g}x was asked for: {found}"
     if budget.max_latency_ms is not None:
         times = {each.name: each.median_ci95_ms[0] for each in report.receipt.series} if build.on_target else {}
-        fastest_ms = times.get(report.shipped, report.plan.predicted_us / 1e3)
+        fastest_ms = times.get(_shipped_name(report), report.plan.predicted_us / 1e3)
         if fastest_ms > budget.max_latency_ms:
             took = f"{words.number(fastest_ms)} ms" if build.on_target else "more than that"
             yield f"at most {budget.max_latency_ms:g} ms were asked for: {took}, {report.provenance}"
@@ -99,7 +99,7 @@ def _missed(build: Build, report: BuildReport) -> Iterator[str]:
 def headline(report: BuildReport) -> str:
     """One line of result, in words that cannot be mistaken for more than was measured."""
     assert report.receipt is not None
-    measured = words.speed(report.receipt.ratios[0])
+    measured = words.speed(race_of_shipped(report))
     if report.shipped == "dense":
         line = "ships the dense network: no compressed form was faster"
     elif report.estimated_ratio is not None:
@@ -111,6 +111,19 @@ def headline(report: BuildReport) -> str:
     if role in report.accuracy:
         line += f"; {words.right_change(report.accuracy['dense'], report.accuracy[role])}"
     return line
+
+
+def race_of_shipped(report: BuildReport) -> LatencyRatio:
+    """Compressed over dense, both in the precision that ships."""
+    assert report.receipt is not None
+    if report.shipped_precision == report.plan.precision:
+        return report.receipt.ratios[0]
+    return ratio_between(report.receipt, "compressed-fp32", "dense-fp32")
+
+
+def _shipped_name(report: BuildReport) -> str:
+    """What the race calls it."""
+    return report.shipped if report.shipped_precision == report.plan.precision else f"{report.shipped}-fp32"
 
 
 def _against_fp32(report: BuildReport) -> str:

@@ -13,6 +13,7 @@ from ..measure.fidelity import TOLERANCES, require_passed, verify
 from ..measure.latency import artifact_name, race
 from ..records import Accuracy, Artifact, ArtifactList, Fidelity, FidelityReport, Role, write_atomically
 from ..report import words
+from .acceptance import as_module
 from .choosing import ships
 from .context import EVALUATION_BATCH, Build, Stage
 from .engines import engines, mark_engines
@@ -113,16 +114,21 @@ def _run_verify(build: Build) -> str:
     modules: dict[Role, nn.Module] = {"compressed": build.compressed.module, "dense": build.dense}
     checks: list[Fidelity] = []
     accuracies: dict[Role, Accuracy] = {}
+    exact: dict[Role, Accuracy] = {}
     for artifact in build.artifacts:
         session = build.exporter.open(build.folder / artifact.path)
         checks += _check(build, modules[artifact.role], artifact, session)
-        found = _judge_artifact(build, artifact.role, session)
+        found = _judge_artifact(build, artifact, session)
         if found is not None:
             accuracies[artifact.role] = found
     for artifact in build.exported.reference:
         session = build.exporter.open(build.folder / artifact.path)
         require_passed(_check(build, modules[artifact.role], artifact, session), build.folder / artifact.path)
-    report = FidelityReport(artifacts=tuple(build.artifacts), checks=tuple(checks), accuracy=accuracies)
+        if (found := _judge_artifact(build, artifact, session)) is not None:
+            exact[artifact.role] = found
+    report = FidelityReport(
+        artifacts=tuple(build.artifacts), checks=tuple(checks), accuracy=accuracies, reference_accuracy=exact
+    )
     report.save(build.folder / "fidelity.json")
     require_passed(checks, build.folder.path)
     worst = max(check.max_rel for check in checks)
@@ -145,12 +151,14 @@ def _check(build: Build, module: nn.Module, artifact: Artifact, session: Session
     return found[:1] if artifact.precision == "int8" else found
 
 
-def _judge_artifact(build: Build, role: Role, session: Any) -> Accuracy | None:
-    """Accuracy of the artifact itself on the test images; for tasks of one's own, of the module."""
+def _judge_artifact(build: Build, artifact: Artifact, session: Session) -> Accuracy | None:
+    """Accuracy of the artifact itself on the test images; for tasks of one's own in fp32, of the module."""
     if build.own_task is None and build.data_name is not None:
         batches = build.dataset.batches("test", EVALUATION_BATCH)
         return artifact_accuracy(session, build.task.input_names, batches, "test", batch=build.options.batch)
-    module = build.compressed.module if role == "compressed" else build.dense
+    module = build.compressed.module if artifact.role == "compressed" else build.dense
+    if artifact.precision != "fp32":
+        module = as_module(session, build.task.input_names, build.options.batch)
     return (build.task.test or build.task.evaluate)(module)
 
 

@@ -81,8 +81,8 @@ def test_a_ratio_through_a_third_is_no_narrower_than_its_parts():
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """A small network of one's own, trained for real, built in int8 for this machine."""
+def mine():
+    """A small network of one's own, trained for real, and how it is judged."""
     digits = ld.load_dataset("digits", shape=(1, 16, 16))
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(256, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10))
@@ -98,11 +98,44 @@ def built(tmp_path_factory):
         calibration=inputs,
         evaluate=lambda network: ld.accuracy(network, digits.batches("validation", 32), "validation"),
     )
+    return {"model": net, "task": task}
+
+
+def options(out, **changes):
+    return ld.make_options(**{"model": "mine", "target": "cpu", "out": str(out), "max_drop": 1.0, "narrow": False, **changes})
+
+
+def test_auto_races_every_precision_of_the_target_and_loses_no_more_than_allowed(mine, tmp_path):
+    ld.build(options(tmp_path, precision="auto"), until="precision", **mine)
+    record = PrecisionRecord.load(tmp_path / "precision.json")
+    assert [each.precision for each in record.trials] == ["fp32", "fp16", "int8"]
+    exact, *lower = record.trials
+    for each in lower:
+        assert each.ratio is not None
+        assert each.size_bytes < exact.size_bytes
+        assert (each.refused is None) == each.ratio.faster
+        assert exact.accuracy.value - each.accuracy.value <= 0.01
+    assert record.chosen == min(record.trials, key=lambda each: 1.0 if each.refused else each.relative_time).precision
+
+
+def test_where_the_target_is_not_at_hand_auto_goes_by_the_estimate(mine, tmp_path):
+    ld.build(options(tmp_path, precision="auto", target="jetson-orin-nano"), until="precision", **mine)
+    record = PrecisionRecord.load(tmp_path / "precision.json")
+    assert all(each.ratio is None for each in record.trials)
+    estimates = [each.estimated for each in record.trials]
+    assert estimates[0] == 1.0
+    assert sorted(estimates, reverse=True) == estimates
+    assert record.chosen == "int8"
+
+
+@pytest.fixture(scope="module")
+def built(mine, tmp_path_factory):
+    """The whole build in int8 for this machine."""
     out = tmp_path_factory.mktemp("int8") / "build"
-    options = ld.make_options(model="mine", target="cpu", precision="int8", out=str(out), max_drop=1.0)
-    return ld.build(options, model=net, task=task), out
+    return ld.build(options(out, precision="int8"), **mine), out
 
 
+@pytest.mark.slow
 def test_a_build_in_int8_keeps_what_it_promises(built):
     report, out = built
     record = PrecisionRecord.load(out / "precision.json")
@@ -120,6 +153,7 @@ def test_a_build_in_int8_keeps_what_it_promises(built):
     assert all(check.tolerance == TOLERANCES[record.chosen] for check in report.fidelity)
 
 
+@pytest.mark.slow
 def test_prices_and_plan_are_of_the_precision_that_was_chosen(built):
     report, out = built
     chosen = PrecisionRecord.load(out / "precision.json").chosen
@@ -127,6 +161,7 @@ def test_prices_and_plan_are_of_the_precision_that_was_chosen(built):
     assert all(choice.rank is None or choice.rank % (16 if chosen == "int8" else 8) == 0 for choice in report.plan.choices)
 
 
+@pytest.mark.slow
 def test_what_ships_is_what_was_named(built):
     report, out = built
     model = (out / "model.onnx").read_bytes()
