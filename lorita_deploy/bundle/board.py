@@ -83,6 +83,7 @@ def clocks_mhz(root: str = "/") -> Dict[str, List[float]]:
         name = "memory" if "emc" in os.path.basename(folder) else name
         values = [_number(os.path.join(folder, each)) for each in ("cur_freq", "min_freq", "max_freq")]
         if name and None not in values:
+            name = name if name not in found else os.path.basename(folder)  # Thor's GPU has several clocks
             found[name] = [value / 1e6 for value in values if value is not None]
     for folder in _glob(root, "sys/devices/system/cpu/cpufreq/policy*"):
         values = [_number(os.path.join(folder, "scaling_%s_freq" % each)) for each in ("cur", "min", "max")]

@@ -140,6 +140,13 @@ def test_a_machine_that_says_nothing(tmp_path: Path) -> None:
     Conditions.model_validate(board.conditions("start") | {"clocks_mhz": {}})
 
 
+def test_a_gpu_with_several_clocks(tmp_path: Path) -> None:
+    for place, name in enumerate(("gpu-gpc-0", "gpu-nvd-0"), 1):
+        values = {each: place * 10**8 for each in ("cur_freq", "min_freq", "max_freq")}
+        write(tmp_path / "sys/class/devfreq" / name, dict(values))
+    assert board.clocks_mhz(str(tmp_path)) == {"gpu": [100.0] * 3, "gpu-nvd-0": [200.0] * 3}
+
+
 def test_throttling_and_changes_are_said(orin: Path) -> None:
     gpu = orin / "sys/class/devfreq/17000000.gpu"
     write(gpu, {"min_freq": 918000000})
