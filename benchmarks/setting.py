@@ -1,0 +1,54 @@
+"""What benchmark scripts share: the machine in words, images without a meaning, and a table in Markdown."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def heading(title: str, script: str, load: float) -> list[str]:
+    """The first lines of a recorded result: what was run where."""
+    import onnxruntime
+    import torch
+
+    import lorita_deploy
+    from lorita_deploy.targets import this_host
+
+    host = this_host()
+    return [
+        f"# {title}",
+        "",
+        f"`benchmarks/{script}` on {time.strftime('%Y-%m-%d')}: {host.machine}, {host.cores} cores, "
+        f"{host.memory_bytes / 1e9:.0f} GB, {platform.platform()}; Python {platform.python_version()}, "
+        f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, lorita-deploy {lorita_deploy.__version__}; "
+        f"load average before: {load:.2f}.",
+        "",
+    ]
+
+
+def load() -> float:
+    return os.getloadavg()[0]
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """Markdown; the first column is text, the others are numbers."""
+    rules = ["---", *("---:" for _ in columns[1:])]
+    return ["| " + " | ".join(map(str, row)) + " |" for row in (columns, rules, *rows)]
+
+
+def random_images(folder: Path, count: int = 64) -> Path:
+    """Smooth random images, 256 pixels square: they vary, which is all that random weights can make use of."""
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(0)
+    for index in range(count):
+        coarse = generator.integers(0, 256, (4 + index % 12, 4 + index % 12, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((256, 256), Image.Resampling.BICUBIC).save(folder / f"{index:02d}.png")
+    return folder
