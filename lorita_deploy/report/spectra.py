@@ -52,7 +52,7 @@ def picture(found: Spectrum, name: str, bottom: float) -> str:
     y = svg.Scale(bottom, 1.0, HEIGHT - BOTTOM, TOP, log=True)
     base = HEIGHT - BOTTOM
     kept = found.cut if found.cut is not None else len(values)
-    becomes = "stays dense" if found.cut is None else f"cut at rank {found.cut}"
+    becomes = words.becomes(found.choice) if found.choice else "dense"
     parts = [svg.label(2, 13, svg.shortened(name, WIDTH - 4), "start", "name")]
     for value in (bottom, 1.0):
         parts += [svg.line(LEFT, y(value), WIDTH - RIGHT, y(value), "grid")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..records import BuildReport, Choice
+from ..records import BuildReport
 from . import svg, words
 from .table import Table
 from .times import TimeUnit, measured_us, plan_unit
@@ -43,7 +43,7 @@ def steps(report: BuildReport) -> list[Step]:
     largest = sorted(changed, key=lambda choice: -abs(choice.us - choice.dense_us))[:MOST]
     shown = [choice for choice in changed if choice in largest]
     found = [Step("dense", plan.dense_us, "dense")]
-    found += [Step(choice.layer, choice.us - choice.dense_us, "change", _becomes(choice)) for choice in shown]
+    found += [Step(choice.layer, choice.us - choice.dense_us, "change", words.becomes(choice)) for choice in shown]
     if more := len(changed) - len(shown):
         change = sum(choice.us - choice.dense_us for choice in changed if choice not in largest)
         found.append(Step(f"{more} more layer{'s' if more > 1 else ''}", change, "change"))
@@ -101,7 +101,3 @@ def table(report: BuildReport) -> Table:
 
 def _figure(step: Step, unit: TimeUnit) -> str:
     return unit.said(step.us, signed=step.changes).removesuffix(f" {unit.name}")
-
-
-def _becomes(choice: Choice) -> str:
-    return f"{choice.form} {words.rank(choice)}" if choice.form != "dense" else "dense"

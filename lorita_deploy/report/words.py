@@ -136,6 +136,13 @@ def rank(choice: Choice) -> str:
     return str(choice.rank) if choice.rank else "full"
 
 
+def becomes(choice: Choice) -> str:
+    """For example ``pair 16``, ``narrow 64->64``, ``narrow-pair 8 64->64``."""
+    size = [str(choice.rank)] if choice.rank else []
+    widths = [f"{choice.k_in}->{choice.k_out}"] if choice.form.startswith("narrow") else []
+    return " ".join((choice.form, *size, *widths))
+
+
 def why(choice: Choice, offers: Mapping[int | None, tuple[float, float]]) -> str:
     """Why a layer got its form. ``offers``: rank to (time over dense time, predicted loss) of the other candidates."""
     if choice.form != "dense":

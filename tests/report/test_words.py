@@ -64,5 +64,19 @@ def test_provenance_is_said_first(report, estimated):
     assert words.provenance(tabled).startswith("Times on pi are TABLED, measured earlier")
 
 
+@pytest.mark.parametrize(
+    ("form", "rank", "said"),
+    [
+        ("dense", None, "dense"),
+        ("pair", 16, "pair 16"),
+        ("narrow", None, "narrow 8->4"),
+        ("narrow-pair", 2, "narrow-pair 2 8->4"),
+    ],
+)
+def test_what_a_layer_becomes(plan, form, rank, said):
+    choice = plan.choices[0].model_copy(update={"form": form, "rank": rank, "k_in": 8, "k_out": 4})
+    assert words.becomes(choice) == said
+
+
 def test_geometry(collapsed):
     assert [words.geometry(layer.geometry) for layer in collapsed.layers] == ["conv 3x3/2 32->64 @8x8", "linear 64->10"]

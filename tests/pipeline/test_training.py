@@ -1,0 +1,179 @@
+"""The train stage: what it starts from, what it learns from, what it tells, and what it says of options that cannot work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lorita_deploy.errors import BadCheckpoint, BadData, LoritaDeployError
+from lorita_deploy.networks import read_weights, save_weights
+from lorita_deploy.pipeline import Watch, build, forecast, make_options
+from lorita_deploy.ports import ModelSpec
+from lorita_deploy.records import CollapsedRecord, Recipe, TrainRecord
+from lorita_deploy.train.composition import factored_layers, factorize
+
+
+def network(classes: int, input_size: int) -> nn.Module:
+    """A small network with a batch norm."""
+    layers = (nn.Conv2d(1, 12, 3, stride=2, bias=False), nn.BatchNorm2d(12), nn.ReLU(), nn.Flatten())
+    return nn.Sequential(*layers, nn.Linear(12 * ((input_size - 1) // 2) ** 2, classes))
+
+
+RECIPE = Recipe(epochs=3, batch_size=64, lr=0.1, weight_decay=1e-3, precision="fp32")
+TINY = ModelSpec("tiny", "a small network", network, RECIPE, channels=1, input_size=8)
+NAME = f"{__name__}:TINY"
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--model test_training:TINY`` finds this very module."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
+
+
+class Told(Watch):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def progress(self, done: float, total: float, text: str = "") -> None:
+        self.texts.append(text)
+
+
+def run(folder: Path, until: str = "train", **options: object) -> Told:
+    told = Told()
+    build(make_options(model=NAME, input_size=8, out=str(folder), **options), until=until, watch=told)
+    return told
+
+
+def record(folder: Path) -> TrainRecord:
+    return TrainRecord.load(folder / "trained.json")
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Collapsed weights of a short training."""
+    folder = tmp_path_factory.mktemp("dense")
+    run(folder, until="collapse")
+    return folder / "collapsed.safetensors"
+
+
+def test_metrics_lie_in_the_build_folder_and_progress_tells_the_last_epoch(tmp_path: Path) -> None:
+    told = run(tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert told.texts[0] == "epoch 1/3"
+    assert "rank 100 %" in told.texts[-1]
+
+
+def test_a_training_may_start_from_a_network_in_balance_and_learn_from_it(dense: Path, tmp_path: Path) -> None:
+    run(tmp_path / "fresh", epochs=1, lr=1e-6)
+    run(tmp_path / "tuned", epochs=1, lr=1e-6, checkpoint=str(dense), teacher=str(dense), depth=2)
+    fresh, tuned = (record(tmp_path / name).epochs[0].validation.value for name in ("fresh", "tuned"))
+    before = CollapsedRecord.load(dense.parent / "collapsed.json").accuracy[0].value
+    assert tuned == pytest.approx(before, abs=0.02)  # factored, it is still that network
+    assert fresh < before - 0.2
+    assert record(tmp_path / "tuned").recipe.depth == 2
+    assert len(factored_layers(factorize(network(10, 8), 2))) == len(record(tmp_path / "tuned").factored) == 2
+
+
+def test_another_teacher_trains_anew(dense: Path, tmp_path: Path) -> None:
+    run(tmp_path, epochs=1)
+    first = record(tmp_path).weights_sha256
+    run(tmp_path, epochs=1, teacher=str(dense))
+    assert record(tmp_path).weights_sha256 != first
+
+
+def test_gates_and_phases_go_through_to_the_collapsed_network(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        "epochs = 3\nbatch_size = 64\nlr = 0.1\nweight_decay = 1e-3\nnarrow_gates = 2\nema = 0.9\n"
+        "[[phases]]\nstart = 2\ndepth = 1\n"
+    )
+    run(tmp_path / "out", until="collapse", recipe=str(recipe))
+    found = CollapsedRecord.load(tmp_path / "out" / "collapsed.json")
+    assert found.collapse_error < 1e-5
+    assert found.accuracy[0] == record(tmp_path / "out").epochs[record(tmp_path / "out").best_epoch - 1].validation
+    assert set(read_weights(tmp_path / "out" / "collapsed.safetensors")) == set(network(10, 8).state_dict())
+    assert record(tmp_path / "out").recipe.narrow_gates == 2
+
+
+def test_trained_weights_with_gates_and_factors_are_checkpoints_too(tmp_path: Path) -> None:
+    run(tmp_path / "a", until="collapse", narrow_gates=3)
+    run(tmp_path / "b", until="collapse", train=False, checkpoint=str(tmp_path / "a" / "trained.safetensors"))
+    first, second = (CollapsedRecord.load(tmp_path / name / "collapsed.json").weights_sha256 for name in "ab")
+    assert first == second
+
+
+def test_a_forecast_writes_nothing(tmp_path: Path) -> None:
+    found = forecast(make_options(model=NAME, input_size=8, out=str(tmp_path / "out"), batch_size=32, epochs=7))
+    plain = network(10, 8)
+    assert found.params == sum(p.numel() for p in plain.parameters())
+    assert found.trained_params == sum(p.numel() for p in factorize(plain, 3).parameters())
+    assert found.steps_per_epoch == 1169 // 32
+    assert found.total_s == 7 * found.epoch_s > 0
+    assert 10**7 < found.peak_memory_bytes < 10**11
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(LoritaDeployError, match="nothing to train"):
+        forecast(make_options(model=NAME, input_size=8, train=False))
+
+
+# ---------------------------------------------------------------------------------------------- bad input
+
+
+def test_what_makes_a_training_pointless_is_noted(tmp_path: Path) -> None:
+    told = run(tmp_path, epochs=1, weight_decay=0.0, batch_size=5000)
+    assert any("weight decay 0" in note for note in told.notes)
+    assert any("a batch of 5000 is more than the 1169 training images" in note for note in told.notes)
+
+
+def test_a_network_for_fewer_classes_than_the_data_has(tmp_path: Path) -> None:
+    with pytest.raises(BadData, match="4 classes apart, the data has 10"):
+        run(tmp_path, classes=4)
+
+
+@pytest.mark.parametrize("option", ["checkpoint", "teacher"])
+def test_weights_of_another_number_of_classes_are_named(tmp_path: Path, option: str) -> None:
+    path = tmp_path / "seven.safetensors"
+    save_weights(network(7, 8), path)
+    with pytest.raises(BadCheckpoint, match=r"4\.bias is \(7,\), expected \(10,\)") as caught:
+        run(tmp_path / "out", **{option: str(path)})
+    assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize("option", ["checkpoint", "teacher"])
+def test_weights_that_are_not_there(tmp_path: Path, option: str) -> None:
+    with pytest.raises(LoritaDeployError, match=f"--{option}: there is no such file"):
+        run(tmp_path / "out", **{option: str(tmp_path / "none.safetensors")})
+
+
+def test_options_that_do_not_go_together_name_themselves(tmp_path: Path) -> None:
+    with pytest.raises(LoritaDeployError, match="cannot be cut into 20 parts") as caught:
+        run(tmp_path, batch_size=10, accumulate=20)
+    assert "--accumulate" in str(caught.value.where)
+    assert not (tmp_path / "trained.json").exists()
+
+
+def test_a_stopped_training_keeps_its_checkpoint_and_goes_on(tmp_path: Path) -> None:
+    class Stop(Told):
+        def progress(self, done: float, total: float, text: str = "") -> None:
+            if text.startswith("epoch 2"):
+                raise KeyboardInterrupt
+
+    options = make_options(model=NAME, input_size=8, out=str(tmp_path / "cut"))
+    with pytest.raises(KeyboardInterrupt):
+        build(options, until="train", watch=Stop())
+    (kept,) = (tmp_path / "cut" / "training").glob("*/last.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in read_weights(kept).values())
+    told = run(tmp_path / "cut")
+    assert told.texts[0].startswith("epoch 2/3, loss")
+    run(tmp_path / "whole")
+    assert record(tmp_path / "cut").weights_sha256 == record(tmp_path / "whole").weights_sha256
