@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def preflight(build: Build) -> None:
     """Raises `LoritaDeployError` for files that are not there, and for what target, exporter or device cannot do."""
     options, limits = build.options, build.target.limits
-    for name in ("checkpoint", "calibration", "plan", "layer_times", "receipt"):
+    for name in ("checkpoint", "teacher", "calibration", "plan", "layer_times", "receipt"):
         given = getattr(options, name)
         if given is not None and not Path(given).exists():
             spelled = "--" + name.replace("_", "-")
