@@ -77,7 +77,7 @@ def bench(
         found = read_receipt(receipt)
     else:
         found, where = keep_receipt(receipt, path)
-    screen.show(found, proofs.latency(found), proofs.ratios(found))
+    screen.show(found, proofs.latency(found), *proofs.on_the_board(found), proofs.ratios(found))
     for warning in found.warnings:
         screen.say(f"note: {warning}")
     lines = [f"{ratio.candidate}: {words.speed(ratio)}" for ratio in found.ratios]

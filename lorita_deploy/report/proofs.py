@@ -45,6 +45,30 @@ def latency(receipt: Receipt) -> Table:
     )
 
 
+def on_the_board(receipt: Receipt) -> list[Table]:
+    """What only some boards can tell: times without transfers, energy. No table where there is neither."""
+    rows = []
+    for series in receipt.series:
+        gpu, energy = series.gpu, series.energy
+        if gpu or energy:
+            idle = energy.per_call_above_idle_mj if energy else None
+            rows.append(
+                (
+                    series.name,
+                    words.number(series.median_ms),
+                    words.number(gpu.median_ms) if gpu else "",
+                    words.number(gpu.p99_ms) if gpu and gpu.p99_ms else "",
+                    words.number(series.throughput_per_s) if series.throughput_per_s else "",
+                    words.number(energy.per_call_mj) if energy else "",
+                    words.number(idle) if idle is not None else "",
+                )
+            )
+    columns = ("artifact", ">end to end ms", ">GPU alone ms", ">its p99", ">examples/s", ">mJ a call", ">above idle")
+    source = next((series.energy.source for series in receipt.series if series.energy), None)
+    note = f"energy by the board's own sensors ({source}), not by a wall meter" if source else ""
+    return [Table("On the board", columns, tuple(rows), note)] if rows else []
+
+
 def ratios(receipt: Receipt) -> Table:
     """The interleaved comparisons."""
     rows = [(ratio.candidate, ratio.baseline, words.speed(ratio), f"{ratio.n:,}") for ratio in receipt.ratios]

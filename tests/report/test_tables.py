@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from lorita_deploy.records import Energy, GpuTimes
 from lorita_deploy.report import facts, networks, proofs
 from lorita_deploy.report.terminal import render
 
@@ -48,6 +49,24 @@ def test_estimates_are_shares_and_ratios(estimated):
 def test_unknown_tails_are_not_made_up(make_receipt):
     table = proofs.latency(make_receipt())
     assert column(table, "p99") == ["n/a (n=12)", "n/a (n=12)"]
+
+
+def test_times_without_transfers_and_energy_have_a_table_of_their_own(make_receipt):
+    receipt = make_receipt(dense=2.0, compressed=1.0)
+    assert proofs.on_the_board(receipt) == []
+    gpu = GpuTimes(
+        samples_ms=(1.5,) * 12, n=12, median_ms=1.5, median_ci95_ms=(1.4, 1.6), p90_ms=None, p90_ci95_ms=None, p95_ms=None,
+        p95_ci95_ms=None, p99_ms=None, p99_ci95_ms=None,
+    )  # fmt: skip
+    energy = Energy(
+        source="INA3221 VDD_IN", mean_mw=4600.0, idle_mw=3000.0, per_call_mj=9.2, per_call_above_idle_mj=3.2, calls=5000,
+        seconds=10.0, readings=100,
+    )  # fmt: skip
+    dense = receipt.series[0].model_copy(update={"gpu": gpu, "energy": energy, "throughput_per_s": 640.0})
+    (table,) = proofs.on_the_board(receipt.model_copy(update={"series": (dense, receipt.series[1])}))
+    assert [row[0] for row in table.rows] == ["dense"]
+    assert "not by a wall meter" in table.note
+    assert table.rows[0][2:] == ("1.50", "", "640", "9.20", "3.20")
 
 
 def test_summary(report):
