@@ -13,7 +13,7 @@ from ..report.table import Table
 from . import completion
 from .edge import CONTEXT
 from .screen import Screen, with_screen
-from .showing import tables_of
+from .showing import offers_of, tables_of
 
 WOULD_NOT_LOAD = 1
 UNFIT = 3
@@ -23,8 +23,9 @@ UNFIT = 3
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path), metavar="FILE")
 @click.option("-t", "--target", help="Also say whether an ONNX file or an engine would load there (see: targets check).")
+@click.option("--layer", help="Of a plan: all that was on offer for this layer, with times, losses, and why it was not taken.")
 @with_screen
-def inspect(screen: Screen, path: Path, target: str | None) -> None:
+def inspect(screen: Screen, path: Path, target: str | None, layer: str | None) -> None:
     """Say what is in a file or build folder.
 
     A record, weights (.safetensors, .pt), an ONNX artifact, a TensorRT engine (.engine, .plan; TensorRT is not needed), or a
@@ -33,6 +34,7 @@ def inspect(screen: Screen, path: Path, target: str | None) -> None:
     \b
     Example:
       lorita-deploy inspect build/vgg16-cpu/plan.json
+      lorita-deploy inspect build/vgg16-cpu/plan.json --layer features.3
       lorita-deploy inspect build/vgg16-cpu/model.onnx
       lorita-deploy inspect model.engine --target jetson-orin-nano@jp6.2
       lorita-deploy inspect w.safetensors
@@ -40,6 +42,9 @@ def inspect(screen: Screen, path: Path, target: str | None) -> None:
     from ..inspection.files import look_at
 
     record = look_at(path)
+    if layer is not None:
+        screen.show(record, offers_of(record, path, layer))
+        return
     if target is None:
         screen.show(record, *tables_of(record, path))
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
+from ..errors import BadRecord, UnknownName
 from ..records import (
     ArtifactList,
     ArtifactSummary,
@@ -48,7 +49,7 @@ def tables_of(record: Document, path: Path) -> list[Table]:
         case ParetoFront():
             return [front.table(record)]
         case Receipt():
-            return [proofs.latency(record), proofs.ratios(record)]
+            return [proofs.latency(record), *proofs.on_the_board(record), proofs.ratios(record)]
         case CollapsedRecord():
             return [networks.network(record), *([networks.left_alone(record.left_alone)] if record.left_alone else [])]
         case TrainRecord():
@@ -68,6 +69,24 @@ def tables_of(record: Document, path: Path) -> list[Table]:
         case CheckpointSummary():
             return [facts.weights(record)]
     return [facts.fields(record, str(path))]
+
+
+def offers_of(record: Document, path: Path, layer: str) -> Table:
+    """All that was on offer for a layer of the plan at ``path``. Raises `UnknownName`, `BadRecord`."""
+    if not isinstance(record, Plan):
+        raise BadRecord("--layer asks about a plan", where=path, fix="give a plan.json")
+    prices, candidates = (
+        _beside(path.parent / "prices.json", PriceTable),
+        _beside(path.parent / "candidates.json", CandidateTable),
+    )
+    if prices is None or candidates is None:
+        raise BadRecord(
+            "prices.json and candidates.json do not lie beside this plan", where=path, fix="look in its build folder"
+        )
+    names = [choice.layer for choice in record.choices]
+    if layer not in names:
+        raise UnknownName("layer", layer, names)
+    return networks.offers(record, layer, candidates.candidates, prices)
 
 
 def _beside(path: Path, kind: type[Kind]) -> Kind | None:

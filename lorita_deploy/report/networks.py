@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..forms import at_widths, form
 from ..records import (
@@ -88,10 +88,30 @@ def _offers(candidates: Iterable[Candidate], prices: PriceTable | None) -> dict[
     dense = {candidate.layer: us[candidate.key] for candidate in known if candidate.form == "dense"}
     found: dict[str, dict[int | None, tuple[float, float]]] = {}
     for candidate in known:
-        if candidate.form != "dense" and dense.get(candidate.layer):
+        if candidate.form == "pair" and dense.get(candidate.layer):
             ratio = us[candidate.key] / dense[candidate.layer]
             found.setdefault(candidate.layer, {})[candidate.rank] = (ratio, candidate.predicted_loss)
     return found
+
+
+def offers(plan: Plan, layer: str, candidates: Sequence[Candidate], prices: PriceTable) -> Table:
+    """All that was on offer for one layer, the fastest first, and why each was not taken."""
+    us = {price.candidate: price.us for price in prices.times}
+    known = [each for each in candidates if each.layer == layer and each.key in us]
+    dense_us = next(us[each.key] for each in known if each.form == "dense")
+    choice = next(choice for choice in plan.choices if choice.layer == layer)
+    size = (choice.k_in, choice.k_out, choice.rank)
+    taken = next((each for each in known if (each.k_in, each.k_out, each.rank) == size), known[0])
+    rows = []
+    for each in sorted(known, key=lambda candidate: us[candidate.key]):
+        said = words.number(us[each.key]) if plan.provenance != "estimated" else words.number(us[each.key] / dense_us, 2)
+        sizes = (f"{each.k_in}->{each.k_out}", str(each.rank or "full"))
+        rows.append((each.form, *sizes, said, words.number(each.predicted_loss, 2), words.verdict(each, taken, us)))
+    column = ">us" if plan.provenance != "estimated" else ">time over dense"
+    note = f"times {plan.provenance}, as first priced; {words.why(choice, {})}"
+    return Table(
+        f"{layer}: what it could become", ("form", "widths", ">rank", column, ">predicted loss", ""), tuple(rows), note
+    )
 
 
 def probes(plan: Plan) -> Table:

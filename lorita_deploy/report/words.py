@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..records import Accuracy, BuildReport, Choice, Geometry, Host, LatencyRatio, LatencySeries, Receipt
+from ..records import Accuracy, BuildReport, Candidate, Choice, Geometry, Host, LatencyRatio, LatencySeries, Receipt
 
 UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -134,6 +134,17 @@ def geometry(found: Geometry) -> str:
 
 def rank(choice: Choice) -> str:
     return str(choice.rank) if choice.rank else "full"
+
+
+def verdict(candidate: Candidate, taken: Candidate, us: Mapping[str, float]) -> str:
+    """Why ``candidate`` was taken for its layer or left; ``us`` by candidate key."""
+    if candidate.key == taken.key:
+        return "taken"
+    if (candidate.k_in, candidate.k_out) != (taken.k_in, taken.k_out):
+        return "the plan's channel groups have other widths"
+    if us[candidate.key] >= us[taken.key]:
+        return "no faster" + (", and loses more" if candidate.predicted_loss > taken.predicted_loss else "")
+    return "faster, but the budget's loss buys more elsewhere"
 
 
 def becomes(choice: Choice) -> str:
