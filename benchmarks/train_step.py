@@ -122,7 +122,10 @@ def memory(name: str, form: str, depth: int, precision: str, device: str) -> int
 
 
 def apart(work: Callable[[], object]) -> object:
-    """The result of ``work``, done in a child process that starts with torch loaded and nothing computed."""
+    """The result of ``work``, done in a child process that starts with torch loaded and nothing computed.
+
+    Nothing may be computed in this process itself: a child of one whose threads have started waits for them for ever.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -144,7 +147,7 @@ def measure(name: str, precision: str, device: str, depths: tuple[int, ...], rou
     plain = seconds["plain"]
     peak = {"plain": apart(lambda: memory(name, "plain", 1, precision, device))}
     rows = {}
-    whole = {n: sum(p.numel() for p in build(name, "composed", n).parameters()) for n in (1, *depths)}
+    whole = {n: apart(lambda n=n: sum(p.numel() for p in build(name, "composed", n).parameters())) for n in (1, *depths)}
     for n in depths:
         row: dict[str, object] = {}
         for form in ("composed", "published"):
