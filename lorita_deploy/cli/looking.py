@@ -118,7 +118,9 @@ def show_model(screen: Screen, name: str) -> None:
     """
     spec = find_model(name)
     about = {"name": spec.name, "summary": spec.summary, "input": spec.input_shape(), "recipe": spec.recipe.model_dump()}
+    about["recipes"] = list(spec.recipes)
     rows = [("summary", spec.summary), ("input", "x".join(map(str, spec.input_shape())))]
+    rows += [("recipes", ", ".join(spec.recipes))] if spec.recipes else []
     rows += [(key.replace("_", " "), str(value)) for key, value in spec.recipe.model_dump().items()]
     screen.show(about, Table(spec.name, ("", ""), tuple(rows)))
 

@@ -1,0 +1,35 @@
+"""``train --dry-run``: a few real steps, on the command line as users see it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from lorita_deploy.cli.commands import cli
+from lorita_deploy.records import TrainingForecast
+
+
+def invoke(*arguments: object) -> str:
+    done = CliRunner().invoke(cli, [str(each) for each in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_a_dry_run_forecasts_parameters_memory_and_time(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    given = ("train", "-m", "fcn", "--dry-run", "-o", folder, "--batch-size", 32, "--recipe", "paper", "-N", 2)
+    found = TrainingForecast.parse(invoke(*given, "--json"), where="stdout")
+    assert (found.params, found.epochs, found.steps_per_epoch) == (1_195_018, 300, 36)
+    assert found.params < found.trained_params < 3 * found.params
+    assert found.images_per_s > 0
+    page = invoke(*given)
+    for words in ("1,195,018, trained as", "peak memory", "images/s", "36 steps", "300 epochs"):
+        assert words in page
+    assert not folder.exists()
+
+
+def test_models_show_names_the_recipes() -> None:
+    assert json.loads(invoke("models", "show", "vit", "--json"))["recipes"] == ["fast", "paper"]
+    assert "fast, paper" in invoke("models", "show", "vit")
