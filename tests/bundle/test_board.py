@@ -142,7 +142,7 @@ def test_a_machine_that_says_nothing(tmp_path: Path) -> None:
 
 def test_a_gpu_with_several_clocks(tmp_path: Path) -> None:
     for place, name in enumerate(("gpu-gpc-0", "gpu-nvd-0"), 1):
-        values = dict.fromkeys(("cur_freq", "min_freq", "max_freq"), place * 10 ** 8)
+        values = dict.fromkeys(("cur_freq", "min_freq", "max_freq"), place * 10**8)
         write(tmp_path / "sys/class/devfreq" / name, dict(values))
     assert board.clocks_mhz(str(tmp_path)) == {"gpu": [100.0] * 3, "gpu-nvd-0": [200.0] * 3}
 
