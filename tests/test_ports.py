@@ -9,7 +9,7 @@ from lorita_deploy.ports import EXPORTERS, MODELS, ModelSpec, find_exporter, fin
 
 def test_our_own_plug_ins_come_through_the_public_door():
     assert {"fcn", "vgg16", "resnet20", "vit"} <= set(names(MODELS))
-    assert names(EXPORTERS) == ["onnx"]
+    assert names(EXPORTERS) == ["onnx", "tensorrt", "tensorrt-rtx"]
     assert find_model("vgg16").name == "vgg16"
     assert find_exporter("onnx").source == "network"
 
