@@ -56,6 +56,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "receipt": "Better the prices by this receipt.json, which a board wrote for the bundle built before.",
         "layer_times": "Use this price table (a prices.json measured on the target).",
         "trust_times": "Take --layer-times even from another host or runtime version.",
+        "local_search": "Rounds in which predicted losses are put right by undoing each change of the plan, and solved again.",
         "recover_epochs": "Epochs of distillation from the dense network after compressing.",
         "require_speedup": "Exit with code 1 unless the shipped network is measured to be so many times faster.",
     },

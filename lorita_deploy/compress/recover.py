@@ -113,7 +113,7 @@ def distill(
                     group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
                 with torch.no_grad():
                     expected = teacher(*inputs)
-                loss = _distance(student(*inputs), expected, temperature)
+                loss = output_distance(student(*inputs), expected, temperature)
                 if not torch.isfinite(loss):
                     raise TrainingDiverged(
                         f"the distillation loss is {loss.item()} at step {step}", where="recover", fix=f"lower lr (now {lr:g})"
@@ -128,7 +128,8 @@ def distill(
     return student
 
 
-def _distance(found: Tensor, expected: Tensor, temperature: float) -> Tensor:
+def output_distance(found: Tensor, expected: Tensor, temperature: float = 1.0) -> Tensor:
+    """temperature^2 * KL(expected || found) of softened probabilities for logits (N, classes), else the mean squared error."""
     from torch.nn import functional
 
     if found.ndim == 2 and found.shape[1] > 1:

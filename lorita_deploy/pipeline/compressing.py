@@ -73,6 +73,7 @@ def _plan_key(build: Build) -> dict[str, Any]:
         "candidates": sha256_of(build.folder / "candidates.json"),
         "calibration": sha256_of(build.folder / "calibration.safetensors"),
         "budget": build.budget.model_dump(),
+        "local_search": options.local_search,
         "plan": options.plan and sha256_of(Path(options.plan)),
         "accuracy": [found.model_dump() for found in build.collapsed.accuracy],
     }

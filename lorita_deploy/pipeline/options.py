@@ -68,6 +68,7 @@ class BuildOptions(Part):
     receipt: str | None = None
     """Of this build's artifacts, from a board that no connection leads to: its plan is made again, with better prices."""
     trust_times: bool = False
+    local_search: int = Field(default=0, ge=0)
     recover_epochs: int = Field(default=0, ge=0)
     require_speedup: float | None = Field(default=None, gt=0)
 

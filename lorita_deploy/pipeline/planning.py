@@ -29,6 +29,7 @@ from .acceptance import judge
 from .exporting import export, export_dense
 from .folder import key_of, sha256_of
 from .search import Search
+from .true_losses import true_loss, with_true_losses
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,29 +66,33 @@ class _Planning:
         self.build = build
         self.accuracies: dict[Shape, Accuracy] = {}
         self.races: dict[Shape, LatencyRatio] = {}
+        self.offered = build.offered
+        self.dense_us = build.prices.network_us
+        self.predictions: list[Prediction] = []
+        self.probes: list[Probe] = []
+        self.notes: list[str] = []
 
     def plan(self) -> Plan:
         build, prices = self.build, self.build.prices
-        predictions: list[Prediction] = []
-        probes: list[Probe] = []
-        notes: list[str] = []
+        found: list[tuple[Solution, LatencyRatio | None]] = []
         for _ in range(ROUNDS if build.on_target else 1):
-            solution, found = self._solve(prices)
-            probes += [probe for probe in found if probe not in probes]
+            solution = self._solve(prices)
             changed = _changed(solution)
-            if not build.on_target or not changed or _shape(changed) in self.races:
+            raced = bool(changed) and _shape(changed) in self.races
+            measured = self._race(solution, prices) if build.on_target and changed else None
+            found.append((solution, measured))
+            if measured is None or raced or abs(self.predictions[-1].error) <= CLOSE_ENOUGH:
                 break
-            measured = self.races[_shape(changed)] = draft_race(build, changed, solution.groups)
-            prediction = Prediction(predicted_us=solution.predicted_us, measured_us=measured.ratio * prices.network_us)
-            predictions.append(prediction)
-            if not measured.never_slower:
-                notes.append(f"a plan that changes {len(changed)} layers was measured, and was not faster")
-            if abs(prediction.error) <= CLOSE_ENOUGH:
-                break
-            prices = corrected(prices, build.candidates, changed, prediction)
+            prices = corrected(prices, build.candidates, changed, self.predictions[-1])
+        for _ in range(build.options.local_search):
+            self.offered = with_true_losses(build, found[-1][0], self.offered)
+            solution = self._solve(prices)
+            measured = self._race(solution, prices) if build.on_target and _changed(solution) else None
+            found.append((solution, measured))
+        solution = self._best(found)
         if solution.note:
-            notes.append(solution.note)
-        for note in notes:
+            self.notes.append(solution.note)
+        for note in self.notes:
             build.watch.note(note)
         return make_plan(
             solution,
@@ -97,36 +102,64 @@ class _Planning:
             precision=build.precision,
             budget=build.budget,
             prices=prices,
-            probes=probes,
-            predictions=predictions,
-            notes=notes,
+            probes=self.probes,
+            predictions=self.predictions,
+            notes=self.notes,
         )
 
-    def _solve(self, prices: PriceTable) -> tuple[Solution, list[Probe]]:
-        """The best solution at these prices, and what was built and judged on the way."""
-        build, budget = self.build, self.build.budget
+    def _best(self, found: Sequence[tuple[Solution, LatencyRatio | None]]) -> Solution:
+        """Within a budget of accuracy the fastest as measured; within one of time the least loss among those that fit,
+        by true loss where rounds of local search are to be compared."""
+        budget = self.build.budget
+        if budget.max_drop is not None:
+            return min(found, key=lambda pair: pair[1].ratio if pair[1] else pair[0].predicted_us / self.dense_us)[0]
+        asked = budget.max_latency_ms * 1e3 / self.dense_us if budget.max_latency_ms else 1 / (budget.speedup or 1.0)
+        fitting = [pair for pair in found if pair[1] is None or pair[1].ratio <= asked]
+        if not fitting:
+            return min(found, key=lambda pair: pair[1].ratio if pair[1] else 1.0)[0]
+        if not self.build.options.local_search:
+            return fitting[-1][0]
+        return min(fitting, key=lambda pair: true_loss(self.build, self._network(pair[0])))[0]
+
+    def _race(self, solution: Solution, prices: PriceTable) -> LatencyRatio:
+        """The draft's time over dense, measured; what was predicted of it is remembered beside it."""
+        changed = _changed(solution)
+        if _shape(changed) not in self.races:
+            measured = self.races[_shape(changed)] = draft_race(self.build, changed, solution.groups)
+            self.predictions.append(
+                Prediction(predicted_us=solution.predicted_us, measured_us=measured.ratio * prices.network_us)
+            )
+            if not measured.never_slower:
+                self.notes.append(f"a plan that changes {len(changed)} layers was measured, and was not faster")
+        return self.races[_shape(changed)]
+
+    def _solve(self, prices: PriceTable) -> Solution:
+        """The best solution at these prices; what was built and judged on the way is remembered."""
+        budget, offered = self.build.budget, self.offered
         if budget.max_drop is None:
             limit_us = budget.max_latency_ms * 1e3 if budget.max_latency_ms else prices.network_us / (budget.speedup or 1.0)
-            widths = build.offered.widths
-            solution = solve(build.candidates, prices, budget_us=limit_us, objective=budget.objective, widths=widths)
-            return solution, []
+            return solve(offered.candidates, prices, budget_us=limit_us, objective=budget.objective, widths=offered.widths)
         search = Search(
-            candidates=build.candidates,
-            widths=build.offered.widths,
+            candidates=offered.candidates,
+            widths=offered.widths,
             prices=prices,
             judge=self._judge,
-            dense_accuracy=build.validation(),
+            dense_accuracy=self.build.validation(),
             max_drop=budget.max_drop,
             objective=budget.objective,
-            progress=build.watch.progress,
+            progress=self.build.watch.progress,
         )
-        return search.run(), search.probes
+        solution = search.run()
+        self.probes += [probe for probe in search.probes if probe not in self.probes]
+        return solution
+
+    def _network(self, solution: Solution) -> nn.Module:
+        return self.build.compressor.network(_changed(solution), solution.groups)
 
     def _judge(self, solution: Solution) -> Accuracy:
         changed = _changed(solution)
         if _shape(changed) not in self.accuracies:
-            network = self.build.compressor.network(changed, solution.groups)
-            self.accuracies[_shape(changed)] = accuracy_of(self.build, network)
+            self.accuracies[_shape(changed)] = accuracy_of(self.build, self._network(solution))
         return self.accuracies[_shape(changed)]
 
 
