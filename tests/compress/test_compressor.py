@@ -102,7 +102,7 @@ def test_the_dense_network_is_left_as_it_was(trained, compressor) -> None:
 def test_strangers_are_named(compressor) -> None:
     with pytest.raises(PlanMismatch, match="lacks: tail"):
         compressor.network([choice("tail", 1, 8)])
-    with pytest.raises(PlanMismatch, match="no channel group down.0 of 64"):
+    with pytest.raises(PlanMismatch, match=r"no channel group down\.0 of 64"):
         compressor.network([], [GroupChoice(group="down.0", width=64, kept=8)])
 
 

@@ -55,7 +55,7 @@ def tables(seed: int) -> tuple[tuple[Candidate, ...], PriceTable]:
                         params=1,
                         macs=k_in * k_out,
                         predicted_loss=loss,
-                    )  # fmt: skip
+                    )
                 )
                 us = whole if rank is None else draw.uniform(0.2, 0.9) * whole
                 times.append(LayerTime(candidate=candidates[-1].key, us=us, provenance="measured"))
