@@ -21,6 +21,8 @@ def preflight(build: Build) -> None:
         if given is not None and not Path(given).exists():
             spelled = "--" + name.replace("_", "-")
             raise LoritaDeployError(f"{spelled}: there is no such file or folder", where=given, fix="check the path")
+    if build.trains:
+        _ = build.recipe  # a misspelt one is told before anything is done
     asked = build.asked_precision
     if asked not in ("auto", *limits.precisions):
         raise BadTarget(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lorita_deploy.errors import BadCheckpoint, BadData, LoritaDeployError
+from lorita_deploy.errors import BadCheckpoint, BadData, LoritaDeployError, UnknownName
 from lorita_deploy.networks import read_weights, save_weights
 from lorita_deploy.pipeline import Watch, build, forecast, make_options
 from lorita_deploy.ports import ModelSpec
@@ -159,7 +159,9 @@ def test_options_that_do_not_go_together_name_themselves(tmp_path: Path) -> None
     with pytest.raises(LoritaDeployError, match="cannot be cut into 20 parts") as caught:
         run(tmp_path, batch_size=10, accumulate=20)
     assert "--accumulate" in str(caught.value.where)
-    assert not (tmp_path / "trained.json").exists()
+    with pytest.raises(UnknownName, match="no recipe of tiny called 'fast'"):
+        run(tmp_path / "out", recipe="fast")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_stopped_training_keeps_its_checkpoint_and_goes_on(tmp_path: Path) -> None:
