@@ -427,9 +427,11 @@ class GroupCalibration(Part):
     consumers: dict[str, int]
     """Layers that read them, to how often each channel stands among the layer's inputs (a flatten repeats it)."""
     order: tuple[int, ...]
-    """Channels from the most to the least needed."""
+    """Channels from the most to the least needed; empty for attention heads, which keep directions, not channels."""
     loss_at_width: tuple[float, ...]
     """Predicted loss increase when 0, 1, ..., width channels are kept, the others rebuilt from them by the consumers."""
+    heads: int = 0
+    """Of an attention, all of one width; 0 for other groups."""
 
 
 class CalibrationRecord(Document):
@@ -478,6 +480,8 @@ class WidthOffer(Part):
     """Channels to keep: the full width first, descending."""
     losses: tuple[float, ...]
     """Predicted loss of each; 0 at the full width."""
+    heads: int = 0
+    """As in `GroupCalibration`."""
 
 
 class CandidateTable(Document):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from math import lcm
 
 from ..errors import BadRecord
 from ..forms import FORMS, NARROW_FORMS, at_widths
@@ -64,7 +65,8 @@ def width_offers(groups: Sequence[GroupCalibration], *, multiple: int) -> tuple[
     found = []
     for group in groups:
         free = min(width for width, loss in enumerate(group.loss_at_width) if loss == 0.0)
-        sizes = {_up(max(1, free), multiple)} | {_up(round(share * group.width), multiple) for share in SHARES}
+        step = lcm(max(1, group.heads), multiple)
+        sizes = {_up(max(1, free), step)} | {_up(round(share * group.width), step) for share in SHARES}
         kept = [size for size in sorted(sizes, reverse=True) if size < group.width and group.loss_at_width[size] <= RUIN]
         if kept:
             found.append(
@@ -74,6 +76,7 @@ def width_offers(groups: Sequence[GroupCalibration], *, multiple: int) -> tuple[
                     consumers=group.consumers,
                     kept=(group.width, *kept[:WIDTHS]),
                     losses=(0.0, *(group.loss_at_width[size] for size in kept[:WIDTHS])),
+                    heads=group.heads,
                 )
             )
     return tuple(found)
@@ -119,7 +122,8 @@ def narrow_candidates(
             smaller = at_widths(geometry, k_in, k_out)
             if smaller == geometry:
                 continue
-            for form in NARROW_FORMS:
+            turned = layer.name in written and written[layer.name].heads and k_out < geometry.out_channels
+            for form in NARROW_FORMS[:1] if turned else NARROW_FORMS:  # nothing is known of outputs in another basis
                 for rank in ladder(form.ranks(smaller, multiple), NARROW_LADDER):
                     params, macs = form.cost(smaller, rank)
                     found.append(

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import PlanMismatch
-from ..forms import install
+from ..forms import install, replace_layer
 from ..networks import load_weights
 from ..records import Choice, Geometry, GroupChoice, Plan
 from .calibrate import Calibration
 from .cuts import ChannelGroup, Cut, take_shapes
+from .heads import narrow_heads
 from .moments import Moments, Truncation
 from .narrow import narrow
 from .readings import Readings, collect_readings
 from .rewrite import duplicate, rewrite
 from .sequential import DenseOutputs, dense_outputs, rewrite_in_sequence
-from .widths import narrowable_groups
+from .widths import Sides, head_groups, head_widths, narrowable_groups
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,28 +58,49 @@ class Compressor:
         unknown = sorted(ranks.keys() - self.geometries.keys())
         if unknown:
             raise PlanMismatch(f"the plan names a layer that the network lacks: {unknown[0]}", where=unknown[0])
+        groups = tuple(choice for choice in groups if choice.kept < choice.width)
+        network, turned = self._with_narrow_heads(groups)
         cuts = self._cuts(groups)
-        network = narrow(self.dense, cuts, self.readings) if cuts else duplicate(self.dense)
+        if cuts:
+            network = narrow(network, cuts, self.readings)
         kept = {
             member.layer: sorted(member.positions[channel][0] for channel in channels)
             for group, channels in cuts
             for member in group.producers
         }
         moments = {name: _of_outputs(each, kept[name]) if name in kept else each for name, each in moments.items()}
-        touched = {name for name, rank in ranks.items() if rank} | kept.keys()
+        touched = {name for name, rank in ranks.items() if rank} | kept.keys() | turned
         if record.criterion != "whitened":
             pairs = {name: rank for name, rank in ranks.items() if rank}
             return rewrite(network, pairs, moments, criterion=record.criterion, known=None if cuts else self._known)
         order = list(self.geometries)
         first = min((order.index(name) for name in touched), default=len(order))
-        rewrite_in_sequence(network, {name: ranks.get(name) for name in order[first:]}, moments, self.dense_outputs, kept=kept)
+        fitted = {name: ranks.get(name) for name in order[first:] if name not in turned}
+        rewrite_in_sequence(network, fitted, moments, self.dense_outputs, kept=kept)
         return network
+
+    def _with_narrow_heads(self, groups: Iterable[GroupChoice]) -> tuple[nn.Module, set[str]]:
+        """A copy with narrower attention heads, and the layers whose outputs have another basis now."""
+        widths = head_widths(self.heads, {choice.group: choice.kept for choice in groups}, self.geometries)
+        network = duplicate(self.dense)
+        turned: set[str] = set()
+        for attention, (qk, vo) in widths.items():
+            network = narrow_heads(network, attention, qk, vo, moments=self.calibration.moments)
+            scores, values = (attention.q, attention.k), (attention.v, attention.o)
+            whole = {
+                side: width * attention.heads == self.geometries[side[0]].out_channels
+                for side, width in ((scores, qk), (values, vo))
+            }
+            turned |= {name for side in (scores, values) if not whole[side] for name in side} - {attention.o}
+            for name in (name for side in (scores, values) if whole[side] for name in side):
+                replace_layer(network, name, duplicate(self.dense.get_submodule(name)))
+        return network, turned
 
     def _cuts(self, groups: Iterable[GroupChoice]) -> list[Cut]:
         orders = {each.group: each.order for each in self.calibration.record.groups}
         cuts: list[Cut] = []
         for choice in groups:
-            if choice.kept == choice.width:
+            if choice.group in self.heads:
                 continue
             group = self.groups.get(choice.group)
             if group is None or choice.group not in orders or group.width != choice.width:
@@ -90,6 +112,11 @@ class Compressor:
     def groups(self) -> dict[str, ChannelGroup]:
         """The groups that may become narrower."""
         return {group.name: group for group in narrowable_groups(self.dense, self.examples, self.geometries)}
+
+    @cached_property
+    def heads(self) -> Sides:
+        """The attention heads that may."""
+        return head_groups(self.dense, self.geometries)
 
     @cached_property
     def readings(self) -> Readings:

@@ -218,7 +218,12 @@ def narrowed_widths(
         if choice.kept == choice.width:
             continue
         group = known.get(choice.group)
-        if group is None or group.width != choice.width or not 1 <= choice.kept <= choice.width:
+        if (
+            group is None
+            or group.width != choice.width
+            or not 1 <= choice.kept <= choice.width
+            or choice.kept % max(1, group.heads)
+        ):
             wrong.append(f"group {choice.group} cannot keep {choice.kept} of {choice.width} channels")
             continue
         for layer in group.producers:

@@ -1,4 +1,4 @@
-"""Which channel groups of a network may become narrower, and what each width would cost on real inputs."""
+"""Which channel groups and attention heads of a network may become narrower, and what each width would cost on real inputs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from ..records import Geometry, GroupCalibration
 from .cuts import ChannelGroup
 from .groups import channel_groups
+from .head_losses import head_losses
+from .heads import Attention, attentions
 from .moments import Moments
 from .narrow import select_channels
 from .readings import collect_readings
@@ -64,3 +66,53 @@ def calibrate_groups(
             )
         )
     return tuple(found)
+
+
+Sides = Mapping[str, tuple[Attention, bool]]
+"""Name of a group of heads to its attention, and whether it is that of queries and keys (or of values)."""
+
+
+def head_groups(module: nn.Module, geometries: Mapping[str, Geometry]) -> dict[str, tuple[Attention, bool]]:
+    """The two groups of each attention whose four layers may all change."""
+    found: dict[str, tuple[Attention, bool]] = {}
+    for attention in attentions(module):
+        if {attention.q, attention.k, attention.v, attention.o} <= geometries.keys():
+            name = attention.q.rpartition(".")[0]
+            found[f"{name}.qk".lstrip(".")] = (attention, True)
+            found[f"{name}.vo".lstrip(".")] = (attention, False)
+    return found
+
+
+def calibrate_heads(module: nn.Module, sides: Sides, moments: Mapping[str, Moments]) -> tuple[GroupCalibration, ...]:
+    """The loss of narrower heads. A group's width is that of all its heads together."""
+    found = []
+    for name, (attention, of_scores) in sides.items():
+        losses = head_losses(module, attention, moments)
+        each = losses.qk if of_scores else losses.vo
+        found.append(
+            GroupCalibration(
+                group=name,
+                width=attention.heads * (len(each) - 1),
+                producers=(attention.q, attention.k) if of_scores else (attention.v,),
+                consumers={} if of_scores else {attention.o: 1},
+                order=(),
+                loss_at_width=tuple(each[width // attention.heads] for width in range(attention.heads * (len(each) - 1) + 1)),
+                heads=attention.heads,
+            )
+        )
+    return tuple(found)
+
+
+def head_widths(sides: Sides, kept: Mapping[str, int], geometries: Mapping[str, Geometry]) -> dict[Attention, tuple[int, int]]:
+    """(width for queries and keys, width for values) per head, of the attentions that ``kept`` (group to width) narrows."""
+    found: dict[Attention, tuple[int, int]] = {}
+    for name, (attention, of_scores) in sides.items():
+        if name in kept:
+            full = (
+                geometries[attention.q].out_channels // attention.heads,
+                geometries[attention.v].out_channels // attention.heads,
+            )
+            qk, vo = found.get(attention, full)
+            width = kept[name] // attention.heads
+            found[attention] = (width, vo) if of_scores else (qk, width)
+    return found

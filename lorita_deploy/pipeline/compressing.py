@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..compress.calibrate import Calibration, calibrate
 from ..compress.recover import distill
-from ..compress.widths import calibrate_groups, narrowable_groups
+from ..compress.widths import calibrate_groups, calibrate_heads, head_groups, narrowable_groups
 from ..networks import save_weights, survey
 from ..records import Accuracy, CompressedRecord, GroupCalibration
 from .context import Build, Stage
@@ -58,9 +58,10 @@ def _run_calibrate(build: Build) -> str:
 def _calibrate_groups(build: Build, found: Calibration) -> tuple[GroupCalibration, ...]:
     groups = narrowable_groups(build.dense, build.task.examples, build.geometries)
     record = found.record
-    return calibrate_groups(
+    calibrated = calibrate_groups(
         build.dense, groups, found.moments, build.task.calibration, samples=record.samples, seed=record.seed
     )
+    return calibrated + calibrate_heads(build.dense, head_groups(build.dense, build.geometries), found.moments)
 
 
 # ---------------------------------------------------------------------------------------------- plan
