@@ -1,0 +1,107 @@
+"""Attention heads as groups of the plan: calibrated, narrowed, fitted around, saved and loaded."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+
+import pytest
+import torch
+from lorita_sample_models.vit import VisionTransformer
+from torch import nn
+
+from lorita_deploy.compress.calibrate import Calibration, calibrate
+from lorita_deploy.compress.candidates import narrow_candidates, width_offers
+from lorita_deploy.compress.compressor import Compressor, load_compressed
+from lorita_deploy.compress.widths import calibrate_heads, head_groups, head_widths
+from lorita_deploy.networks import save_weights, survey
+from lorita_deploy.ports import Task
+from lorita_deploy.records import Accuracy, Budget, Choice, Geometry, GroupChoice, Layer, Plan
+
+
+def small_vit() -> nn.Module:
+    torch.manual_seed(0)
+    return VisionTransformer(10, 16, patch=4, width=32, heads=4, depth=2).eval()
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[nn.Module, dict[str, Geometry], Compressor]:
+    module = small_vit()
+    with torch.no_grad():  # heads of the second block: queries of rank 3, values of rank 5, of 8
+        for layer, rank in ((module.encoder[1].attention.q, 3), (module.encoder[1].attention.v, 5)):
+            blocks = layer.weight.view(4, 8, 32)
+            u, s, vh = torch.linalg.svd(blocks, full_matrices=False)
+            layer.weight.copy_(((u[:, :, :rank] * s[:, None, :rank]) @ vh[:, :rank]).view(32, 32))
+            layer.bias.zero_()
+    images = torch.randn(64, 3, 16, 16)
+    task = Task(
+        examples=(images[:1],),
+        calibration=[(images,)],
+        evaluate=lambda _: Accuracy(metric="score", split="validation", correct=1.0, total=1),
+    )
+    geometries = survey(module, task.examples).geometries
+    found = calibrate(module, geometries, task, samples=64)
+    groups = calibrate_heads(module, head_groups(module, geometries), found.moments)
+    calibration = Calibration(found.record.model_copy(update={"groups": groups}), found.moments)
+    return module, geometries, Compressor(module, geometries, calibration, task.calibration, examples=task.examples)
+
+
+def choice(layer: str, k_in: int, k_out: int, rank: int | None = None) -> Choice:
+    form = "narrow" if rank is None else "pair"
+    return Choice(layer=layer, form=form, k_in=k_in, k_out=k_out, rank=rank, predicted_loss=0.0, us=1.0, dense_us=2.0)
+
+
+def test_planted_ranks_are_free_and_the_function_is_kept(made) -> None:
+    module, _, compressor = made
+    groups = {each.group: each for each in compressor.calibration.record.groups}
+    assert set(groups) == {f"encoder.{block}.attention.{side}" for block in (0, 1) for side in ("qk", "vo")}
+    curve = groups["encoder.1.attention.qk"].loss_at_width
+    assert len(curve) == 33
+    assert curve[4 * 3] <= 1e-6 * curve[0] < curve[4 * 2]
+    network = compressor.network(
+        [choice(f"encoder.1.attention.{side}", 32, 12) for side in "qk"]
+        + [choice("encoder.1.attention.v", 32, 20), choice("encoder.1.attention.o", 20, 32)],
+        [
+            GroupChoice(group="encoder.1.attention.qk", width=32, kept=12),
+            GroupChoice(group="encoder.1.attention.vo", width=32, kept=20),
+        ],
+    )
+    images = compressor.dense_outputs.inputs[0]
+    torch.testing.assert_close(network(images), module(images), rtol=1e-3, atol=1e-3)
+    assert network.encoder[1].attention.q.weight.shape == (12, 32)
+
+
+def test_one_side_alone_leaves_the_other_as_it_is_and_factors_beside_it(made, tmp_path: Path) -> None:
+    module, _, compressor = made
+    groups = [GroupChoice(group="encoder.0.attention.vo", width=32, kept=16)]
+    choices = [
+        choice("encoder.0.attention.q", 32, 32, 8),
+        choice("encoder.0.attention.v", 32, 16),
+        choice("encoder.0.attention.o", 16, 32),
+    ]
+    network = compressor.network(choices, groups)
+    torch.testing.assert_close(network.encoder[0].attention.k.weight, module.encoder[0].attention.k.weight, rtol=0, atol=5e-3)
+    assert isinstance(network.encoder[0].attention.q, nn.Sequential)
+    save_weights(network, tmp_path / "w.safetensors")
+    plan = Plan(
+        model="m", network_sha256="n", target="cpu", precision="fp32", budget=Budget(max_drop=1.0), provenance="measured",
+        dense_us=1.0, predicted_us=1.0, predicted_loss=0.0, groups=tuple(groups), choices=tuple(choices), solver="none",
+    )  # fmt: skip
+    images = compressor.dense_outputs.inputs[0]
+    loaded = load_compressed(small_vit(), plan, tmp_path / "w.safetensors").eval()
+    torch.testing.assert_close(loaded(images), network(images))
+
+
+def test_widths_keep_heads_whole_and_narrowed_heads_are_not_factored(made) -> None:
+    _, geometries, compressor = made
+    record = compressor.calibration.record
+    widths = width_offers(record.groups, multiple=8)
+    assert all(kept % 8 == 0 and kept % 4 == 0 for offer in widths for kept in offer.kept)
+    layers = [Layer(name=name, geometry=geometry, group=name, spectrum=()) for name, geometry in geometries.items()]
+    for each in narrow_candidates(layers, record, widths, multiple=8, precision="fp32"):
+        if each.layer.rpartition(".")[2] in "qkv" and each.k_out < 32:
+            assert each.rank is None, each.key
+    sides = head_groups(compressor.dense, geometries)
+    found = head_widths(sides, {"encoder.0.attention.vo": 16}, geometries)
+    assert list(found.values()) == [(8, 4)]
+    assert prod(next(iter(found.values()))) == 32
