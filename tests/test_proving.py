@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from lorita_deploy.cli import cli
+from lorita_deploy.inspection.files import read_record
 from lorita_deploy.records import BuildReport, Receipt
 
 
@@ -105,8 +106,10 @@ def test_a_bundle_that_was_raced_here_is_still_whole(folder):
         page = invoke("bench", bundle)
         assert page.exit_code == 0, page.output
     assert invoke("verify", bundle).exit_code == 0
-    assert page.stdout.splitlines()[-2].startswith(str(bundle / "receipt-"))
-    assert "compressed: " in page.stdout.splitlines()[-1]
+    *_, receipt, ratio, faster = page.stdout.splitlines()
+    assert receipt.startswith(str(bundle / "receipt-"))
+    assert ratio.startswith("compressed: ")
+    assert faster.startswith("use on ")
 
 
 def test_compare_takes_folders_reports_and_receipts(readme_build):
@@ -124,7 +127,8 @@ def test_inspect_shows_every_record_of_a_build(readme_build):
     for path in records:
         page = invoke("inspect", path)
         assert page.exit_code == 0, f"{path}: {page.output}"
-        assert json.loads(invoke("inspect", path, "--json").stdout) == json.loads(path.read_text())
+        record = read_record(path)  # what a bundle's runner leaves out has a default
+        assert type(record).parse(invoke("inspect", path, "--json").stdout, where=path) == record
     report = BuildReport.load(folder / "report.json")
     shown = invoke("inspect", folder).stdout
     for choice in report.plan.choices:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lorita_deploy.errors import BadArtifact, BadNetwork, BadTarget, ExporterUnavailable
+from lorita_deploy.errors import BadArtifact, BadData, BadNetwork, BadTarget
 from lorita_deploy.inspection.onnx_file import look_at_onnx
 from lorita_deploy.ports import ExportJob, find_exporter
 
@@ -264,7 +264,7 @@ def test_same_bytes_in_another_process_and_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"precision": "fp16"}, ExporterUnavailable, "fp16"),
+        ({"precision": "fp16"}, BadData, "nothing to calibrate fp16 on"),
         ({"ir_version": 7}, BadTarget, "needs IR version 8"),
         ({"opset": 999}, BadTarget, "newer than the installed onnx"),
         ({"output_names": ("a", "b")}, BadNetwork, "gives 1 outputs, 2 are named"),
