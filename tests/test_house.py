@@ -42,7 +42,6 @@ MAY_IMPORT = {
 PLUG_INS_MAY_IMPORT = {"errors", "records", "ports", "networks", "forms"}
 RUNTIMES = {"numpy", "onnxruntime", "tensorrt", "PIL"}
 LONGEST = 300
-LONGER_FOR_A_REASON = {"lorita_deploy/records.py"}  # one file to read first, mostly docstrings
 FORBIDDEN_NAMES = re.compile(r"^(utils?|helpers?|common|base|core|manager|misc)$")
 
 
@@ -106,9 +105,8 @@ def test_what_ships_needs_nothing_but_a_runtime(name):
 @pytest.mark.parametrize(("dotted", "path"), MODULES, ids=IDS)
 def test_sizes_and_names(dotted, path):
     assert not FORBIDDEN_NAMES.match(path.stem), f"{dotted}: say what it is for"
-    if str(path.relative_to(ROOT)) not in LONGER_FOR_A_REASON:
-        lines = path.read_text(encoding="utf-8").count("\n")
-        assert lines <= LONGEST, f"{dotted} has {lines} lines: split it"
+    lines = path.read_text(encoding="utf-8").count("\n")
+    assert lines <= LONGEST, f"{dotted} has {lines} lines: split it"
 
 
 @pytest.mark.parametrize(("dotted", "path"), MODULES, ids=IDS)

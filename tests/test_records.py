@@ -124,7 +124,7 @@ def test_every_document_names_its_schema_once():
             yield each
             yield from all_documents(each)
 
-    schemas = [each.SCHEMA for each in all_documents(Document) if each.__module__ == Document.__module__]
+    schemas = [each.SCHEMA for each in all_documents(Document) if each.__module__.startswith("lorita_deploy.records.")]
     assert len(schemas) == len(set(schemas)) >= 12
 
 

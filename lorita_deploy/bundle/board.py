@@ -22,7 +22,7 @@ BELOW = 0.97
 
 
 def conditions(at: str, root: str = "/") -> Json:
-    """The ``Conditions`` of records.py."""
+    """The ``Conditions`` of the records."""
     return {
         "at": at,
         "power_mode": power_mode(root),

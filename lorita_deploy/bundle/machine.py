@@ -9,7 +9,7 @@ from typing import Any, Dict, Optional, Tuple
 
 
 def host(kind: str, versions: Dict[str, str]) -> Dict[str, Any]:
-    """The ``Host`` of records.py; ``versions`` are those of the runtime and its company."""
+    """The ``Host`` of the records; ``versions`` are those of the runtime and its company."""
     found = dict(versions, python=platform.python_version())
     return {
         "machine": _name(),

@@ -87,7 +87,7 @@ def idle_mw(meter: Meter, seconds: float = IDLE_SECONDS) -> Optional[float]:
 
 
 def energy(meter: Meter, call: Callable[[], object], seconds: float, idle: Optional[float]) -> Optional[Dict[str, Any]]:
-    """The ``Energy`` of records.py: of one ``call``, from mean power and time over ``seconds``; None from too few readings."""
+    """The ``Energy`` of the records: of one ``call``, from mean power and time over ``seconds``; None from too few readings."""
     calls, start = 0, clock.now_ns()
     with meter.reading() as values:
         while clock.now_ns() - start < 1e9 * seconds:

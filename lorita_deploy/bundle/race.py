@@ -161,7 +161,7 @@ def _faster(baseline: str, ratios: List[Json]) -> Optional[str]:
 
 
 def deadline(limit_ms: float, series: List[Json]) -> Json:
-    """The ``Deadline`` of records.py. Where no accuracy is stated, the larger file counts as the more accurate artifact."""
+    """The ``Deadline`` of the records. Where no accuracy is stated, the larger file counts as the more accurate artifact."""
     at_most = {each["name"]: each["p99_ci95_ms"][1] if each["p99_ci95_ms"] else None for each in series}
     meeting = [each for each in series if (at_most[each["name"]] or math.inf) <= limit_ms]
     meeting.sort(key=lambda each: (each["accuracy"] or 0.0, each["file_bytes"]))

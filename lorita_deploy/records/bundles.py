@@ -1,0 +1,39 @@
+"""What a bundle says of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .artifacts import Artifact
+from .documents import Document, Part
+from .environment import Accuracy
+
+
+class ManifestFile(Part):
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+class Manifest(Document):
+    """What a bundle holds. File ``manifest.json`` inside it."""
+
+    SCHEMA = "manifest"
+
+    model: str
+    target: str
+    producer: str
+    files: tuple[ManifestFile, ...]
+    artifacts: tuple[Artifact, ...]
+    sources: dict[str, str]
+    """Source chain: step to digest, from the data to the plan."""
+    preprocessing: dict[str, Any]
+    """mean, std, layout and size of the input."""
+    classes: tuple[str, ...]
+    tolerance: float
+    runtime: str = "onnxruntime"
+    """What the runner uses where it can."""
+    accuracy: dict[str, Accuracy] = {}
+    """By artifact name: what a deadline is weighed against."""
+    tolerances: dict[str, float] = {}
+    """By artifact name, where it is not the common one (lower precisions)."""

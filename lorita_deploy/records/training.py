@@ -1,0 +1,159 @@
+"""Data and training."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import pydantic
+from pydantic import Field
+
+from .documents import Document, Part
+from .environment import Accuracy
+
+
+class DataSummary(Document):
+    """What the network is trained and judged on, after splitting. File ``data.json``."""
+
+    SCHEMA = "data"
+
+    name: str
+    source: str
+    classes: tuple[str, ...]
+    """Class names; empty for unlabelled images."""
+    shape: tuple[int, ...]
+    """One input as the network gets it, e.g. (3, 32, 32)."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Per channel, of pixels in 0..1, over the training split."""
+    counts: dict[str, int]
+    """Images per split."""
+    content_sha256: str
+    """Over pixels, labels and split of every image."""
+
+
+class Phase(Part):
+    """What changes in the course of a training, from the beginning of epoch ``start`` on (the first epoch is 1)."""
+
+    start: int = Field(ge=2)
+    depth: int | None = Field(default=None, ge=1)
+    """The weights are multiplied out and factored anew into so many factors, in balance: the function stays the same."""
+    weight_decay: float | None = Field(default=None, ge=0)
+
+
+class Recipe(Part):
+    """How a network is trained. Learning-rate units are per optimiser step."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(gt=0)
+    momentum: float = 0.9
+    weight_decay: float = Field(ge=0)
+    """On every weight matrix, factored or not; never on BN, LN or biases, unless ``decay_on`` says so."""
+    decay_on: Literal["matrices", "all"] = "matrices"
+    schedule: Literal["one-cycle", "cosine", "plateau"] = "one-cycle"
+    """plateau: a tenth of the rate where the training loss has not fallen for ten epochs."""
+    warm_up: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the steps in which the rate rises in a line; None: a fifth in one-cycle, nothing in the others."""
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    """Gradients longer than this (over all parameters together) are cut to it: a product of factors is steep."""
+    augment: tuple[Literal["flip", "crop"], ...] = ()
+    depth: int = Field(default=3, ge=1)
+    """N of LoRITa: how many factors each weight is the product of."""
+    phases: tuple[Phase, ...] = ()
+    """In ascending order of their starts."""
+    narrow_gates: int = Field(default=0, ge=0)
+    """K >= 2: batch norms scale each channel by a product of K gates under weight decay, so that channels fade out."""
+    gate_decay: float | None = Field(default=None, ge=0)
+    """Weight decay of the gates; None: that of the weights."""
+    accumulate: int = Field(default=1, ge=1)
+    """Into how many parts a batch is cut, whose gradients are added up: takes less memory, gives the same step (batch
+    normalisation sees only a part at a time)."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Judge and keep a running average of the weights, of which so much stays at each step, such as 0.999."""
+    teacher_share: float = Field(default=0.5, ge=0, le=1)
+    """Where a teacher is given: how much of the loss is the distance from its answers."""
+    temperature: float = Field(default=2.0, gt=0)
+    """At which the teacher's answers are softened."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    seed: int = 0
+
+    @pydantic.model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        starts = [phase.start for phase in self.phases]
+        if starts != sorted(set(starts)):
+            raise ValueError(f"phases must start one after the other, not in epochs {starts}")
+        if self.narrow_gates == 1:
+            raise ValueError("narrow_gates is 0 (none) or at least 2: a single gate does nothing")
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"a batch of {self.batch_size} cannot be cut into {self.accumulate} parts")
+        return self
+
+    def depth_at(self, epoch: int) -> int:
+        """N in ``epoch``, phases considered."""
+        return next((p.depth for p in reversed(self.phases) if p.start <= epoch and p.depth is not None), self.depth)
+
+    def weight_decay_at(self, epoch: int) -> float:
+        """The weight decay in ``epoch``, phases considered."""
+        changes = (p.weight_decay for p in reversed(self.phases) if p.start <= epoch and p.weight_decay is not None)
+        return next(changes, self.weight_decay)
+
+
+class LeftAlone(Part):
+    """A layer that is not touched, and why."""
+
+    layer: str
+    reason: str
+
+
+class EpochRecord(Part):
+    epoch: int
+    train_loss: float
+    validation: Accuracy
+    images_per_s: float
+    rank_fraction: float
+    """Mean over factored layers of the share of singular values above 1e-3 of the largest."""
+
+
+class TrainRecord(Document):
+    """What a training was and came to. File ``trained.json``; the weights (factors) lie beside it."""
+
+    SCHEMA = "trained"
+
+    model: str
+    data_sha256: str
+    recipe: Recipe
+    device: str
+    factored: tuple[str, ...]
+    left_alone: tuple[LeftAlone, ...]
+    epochs: tuple[EpochRecord, ...]
+    best_epoch: int
+    """By the validation split."""
+    test: Accuracy | None
+    """Looked at once, at the end."""
+    weights_sha256: str
+
+
+class TrainingForecast(Document):
+    """What a training will take, from a few of its steps (``train --dry-run``)."""
+
+    SCHEMA = "training-forecast"
+
+    model: str
+    device: str
+    params: int
+    """Of the plain network."""
+    trained_params: int
+    """Factors and gates included."""
+    peak_memory_bytes: int
+    """Of the CUDA device, or of the whole process."""
+    steps_per_epoch: int
+    images_per_s: float
+    epoch_s: float
+    """Seconds for one epoch, with judging the validation images."""
+    epochs: int
+
+    @property
+    def total_s(self) -> float:
+        return self.epochs * self.epoch_s
