@@ -7,8 +7,8 @@ from itertools import product
 from math import lcm
 
 from ..errors import BadRecord
-from ..forms import FORMS, NARROW_FORMS, at_widths
-from ..records import CalibrationRecord, Candidate, GroupCalibration, Layer, Precision, WidthOffer
+from ..forms import FORMS, NARROW_FORMS, Form, at_widths
+from ..records import CalibrationRecord, Candidate, Geometry, GroupCalibration, Layer, Precision, WidthOffer
 
 LADDER = 20
 """Most sizes of one form that are offered for a layer: enough to lie within a few per cent of the best rank, few enough
@@ -39,21 +39,7 @@ def candidates(
             raise BadRecord(f"the calibration does not fit layer {layer.name}", where=layer.name, fix="calibrate again")
         for form in FORMS:
             for rank in ladder(form.ranks(geometry, multiple)):
-                params, macs = form.cost(geometry, rank)
-                found.append(
-                    Candidate(
-                        layer=layer.name,
-                        group=layer.group,
-                        form=form.name,
-                        k_in=geometry.in_channels,
-                        k_out=geometry.out_channels,
-                        rank=rank,
-                        precision=precision,
-                        params=params,
-                        macs=macs,
-                        predicted_loss=0.0 if rank is None else curve[rank],
-                    )
-                )
+                found.append(_candidate(layer, geometry, form, rank, precision, curve))
     return tuple(found)
 
 
@@ -125,22 +111,27 @@ def narrow_candidates(
             turned = layer.name in written and written[layer.name].heads and k_out < geometry.out_channels
             for form in NARROW_FORMS[:1] if turned else NARROW_FORMS:  # nothing is known of outputs in another basis
                 for rank in ladder(form.ranks(smaller, multiple), NARROW_LADDER):
-                    params, macs = form.cost(smaller, rank)
-                    found.append(
-                        Candidate(
-                            layer=layer.name,
-                            group=layer.group,
-                            form=form.name,
-                            k_in=k_in,
-                            k_out=k_out,
-                            rank=rank,
-                            precision=precision,
-                            params=params,
-                            macs=macs,
-                            predicted_loss=0.0 if rank is None else curves[layer.name][rank],
-                        )
-                    )
+                    found.append(_candidate(layer, smaller, form, rank, precision, curves[layer.name]))
     return tuple(found)
+
+
+def _candidate(
+    layer: Layer, geometry: Geometry, form: Form, rank: int | None, precision: Precision, curve: Sequence[float]
+) -> Candidate:
+    """``layer`` at the widths of ``geometry``."""
+    params, macs = form.cost(geometry, rank)
+    return Candidate(
+        layer=layer.name,
+        group=layer.group,
+        form=form.name,
+        k_in=geometry.in_channels,
+        k_out=geometry.out_channels,
+        rank=rank,
+        precision=precision,
+        params=params,
+        macs=macs,
+        predicted_loss=0.0 if rank is None else curve[rank],
+    )
 
 
 def _up(count: int, multiple: int) -> int:
