@@ -126,8 +126,8 @@ class Compressor:
     @cached_property
     def dense_outputs(self) -> DenseOutputs:
         record = self.calibration.record
-        samples = min(SAMPLES, record.samples)
-        return dense_outputs(self.dense, list(self.geometries), self.batches, samples=samples, seed=record.seed)
+        samples, seed = record.samples, record.seed
+        return dense_outputs(self.dense, list(self.geometries), self.batches, samples=samples, most=SAMPLES, seed=seed)
 
 
 def load_compressed(blank: nn.Module, plan: Plan, path: Path) -> nn.Module:

@@ -49,17 +49,27 @@ class DenseOutputs:
 
 
 def dense_outputs(
-    module: nn.Module, layers: Sequence[str], batches: Iterable[tuple[Tensor, ...]], *, samples: int = 512, seed: int = 0
+    module: nn.Module,
+    layers: Sequence[str],
+    batches: Iterable[tuple[Tensor, ...]],
+    *,
+    samples: int = 512,
+    most: int | None = None,
+    seed: int = 0,
 ) -> DenseOutputs:
-    """Outputs of ``layers`` on the first ``samples`` examples of ``batches``, or as many as memory allows."""
+    """Outputs of ``layers`` on the first ``samples`` examples of ``batches``.
+
+    Of these at most ``most``, and as many as memory allows, spread evenly: calibration images may come sorted by class.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
     device = next(module.parameters()).device
     parts = list(small_batches(batches, 64, samples))
     whole = tuple(torch.cat(each).to(device) for each in zip(*parts, strict=True))
-    most = max(1, ACTIVATION_BYTES // _largest_activation(module, tuple(x[:1] for x in whole)))
-    inputs = tuple(x[:most] for x in whole)
+    count = min(len(whole[0]), most or samples, ACTIVATION_BYTES // _largest_activation(module, tuple(x[:1] for x in whole)))
+    spread = torch.linspace(0, len(whole[0]) - 1, max(1, count)).round().long()
+    inputs = tuple(x[spread.to(x.device)] for x in whole)
     picked: dict[str, Tensor] = {}
     values: dict[str, Tensor] = {}
 

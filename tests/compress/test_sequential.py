@@ -83,3 +83,9 @@ def test_a_fitted_network_is_a_better_start_for_distillation(trained, moments) -
     plain = distill(rewrite(trained.module, ranks, moments), trained.module, batches, epochs=1)
     start = distill(fitted(trained, moments, dict(ranks)), trained.module, batches, epochs=1)
     assert kl(trained, start) < kl(trained, plain)
+
+
+def test_images_sorted_by_class_are_sampled_evenly(trained) -> None:
+    marked = torch.arange(200.0)[:, None, None, None].expand(200, 1, 16, 16)
+    found = dense_outputs(trained.module, ["stem.0"], [(part,) for part in marked.split(64)], samples=200, most=5)
+    assert found.inputs[0][:, 0, 0, 0].tolist() == [0, 50, 100, 149, 199]
