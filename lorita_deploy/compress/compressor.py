@@ -72,7 +72,7 @@ class Compressor:
         touched = {name for name, rank in ranks.items() if rank} | kept.keys() | turned
         if record.criterion != "whitened":
             pairs = {name: rank for name, rank in ranks.items() if rank}
-            return rewrite(network, pairs, moments, criterion=record.criterion, known=None if cuts else self._known)
+            return rewrite(network, pairs, moments, criterion=record.criterion, known=None if groups else self._known)
         order = list(self.geometries)
         first = min((order.index(name) for name in touched), default=len(order))
         fitted = {name: ranks.get(name) for name in order[first:] if name not in turned}

@@ -147,13 +147,7 @@ def _largest_activation(module: nn.Module, one: tuple[Tensor, ...]) -> int:
         if isinstance(output, torch.Tensor):
             sizes.append(output.numel() * output.element_size())
 
-    handles = [layer.register_forward_hook(note) for layer in module.modules()]
-    try:
-        with evaluating(module), torch.no_grad():
-            module(*one)
-    finally:
-        for handle in handles:
-            handle.remove()
+    _run(module, one, {name: note for name, _ in module.named_modules()})
     return max(sizes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..records import FrontPoint, ParetoFront
 from . import svg, words
+from .markdown import drawn
 from .table import Table
 
 WIDTH, HEIGHT = 720.0, 400.0
@@ -27,10 +28,7 @@ def table(front: ParetoFront) -> Table:
 def markdown(front: ParetoFront) -> str:
     """The text of ``pareto.md``."""
     found = table(front)
-    names = [column.removeprefix(">") for column in found.columns]
-    rules = ["---:" if column.startswith(">") else "---" for column in found.columns]
-    lines = ["| " + " | ".join(row) + " |" for row in (tuple(names), tuple(rules), *found.rows)]
-    return f"# {found.title}\n\n" + "\n".join(lines) + f"\n\n{found.note}\n"
+    return f"# {found.title}\n\n{drawn(found)}\n"
 
 
 def picture(front: ParetoFront) -> str:

@@ -44,11 +44,16 @@ def _sections(report: BuildReport) -> Iterator[str]:
 
 
 def _drawn(table: Table, heading: str) -> str:
+    return f"## {heading}\n\n{drawn(table)}"
+
+
+def drawn(table: Table) -> str:
+    """``table`` in Markdown, without its title; its note and the legend of its words below it."""
     head = [column.removeprefix(">") for column in table.columns]
     rules = ["---:" if column.startswith(">") else "---" for column in table.columns]
     lines = [_line(head), _line(rules), *(_line(row) for row in table.rows)]
     note = "".join(f"\n\n{text}" for text in (table.note, legend(table)) if text)
-    return f"## {heading}\n\n" + "\n".join(lines) + note
+    return "\n".join(lines) + note
 
 
 def _line(cells: tuple[str, ...] | list[str]) -> str:
