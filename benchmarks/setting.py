@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 
@@ -52,3 +55,19 @@ def random_images(folder: Path, count: int = 64) -> Path:
         coarse = generator.integers(0, 256, (4 + index % 12, 4 + index % 12, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((256, 256), Image.Resampling.BICUBIC).save(folder / f"{index:02d}.png")
     return folder
+
+
+def watched(command: Sequence[str]) -> tuple[int, float, float]:
+    """Exit status, wall seconds and peak resident gigabytes of a command and what it waits for, from outside."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    return os.waitstatus_to_exitcode(status), time.perf_counter() - start, usage.ru_maxrss / 1e6
+
+
+def keep(file: Path, name: str, row: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """All rows of a long benchmark so far: those in the file, the new one among them. It may so be run network by network."""
+    rows: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+    rows[name] = row
+    file.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
+    return rows
