@@ -1,7 +1,8 @@
 """The build folder: the hand-over format between stages, and what makes a build resumable.
 
-A stage whose record is there, whose key (everything that decides its output) is the same and whose output files still have
-their hashes is not run again. Files are written aside and renamed, so that a killed build leaves no half-written file.
+A stage whose record is there, whose key (everything that decides its output) is the same, whose output files still have
+their hashes and which this version of the program did is not run again. Files are written aside and renamed, so that a
+killed build leaves no half-written file.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadRecord, FolderBusy, OutOfResource
 from ..records import StageRecord
+
+RACES = "races"
+"""Where the receipts of races are kept."""
 
 
 class BuildFolder:
@@ -63,7 +68,7 @@ class BuildFolder:
 
     def _sweep(self) -> None:
         """Remove what a killed build left half-written."""
-        for path in self.path.rglob(".*.part"):
+        for path in self.path.rglob("*.part"):
             path.unlink(missing_ok=True)
 
     # ------------------------------------------------------------------------------------------ stages
@@ -79,12 +84,17 @@ class BuildFolder:
             return None
 
     def finished(self, name: str, key: str) -> StageRecord | None:
-        """The stage's record, if it was finished with this key and its outputs are untouched."""
+        """The stage's record, if this version finished it with this key and its outputs are untouched."""
         record = self.record(name)
-        if record is None or record.key != key:
+        if record is None or record.key != key or record.version != program():
             return None
-        untouched = all(sha256_of(self.path / output) == digest for output, digest in record.outputs.items())
-        return record if untouched else None
+        return None if self.changed(name) else record
+
+    def changed(self, name: str) -> list[str]:
+        """The outputs of a finished stage that are no longer what it wrote."""
+        record = self.record(name)
+        outputs = record.outputs if record else {}
+        return [output for output, digest in outputs.items() if sha256_of(self.path / output) != digest]
 
     def finish(self, name: str, key: str, outputs: Iterable[str], seconds: float, line: str) -> StageRecord:
         """Put down that a stage is done."""
@@ -94,32 +104,39 @@ class BuildFolder:
             if digest is None:
                 raise FileNotFoundError(f"stage {name} did not write {output}")
             digests[output] = digest
-        record = StageRecord(name=name, key=key, outputs=digests, seconds=round(seconds, 3), line=line)
+        record = StageRecord(name=name, key=key, outputs=digests, seconds=round(seconds, 3), line=line, version=program())
         record.save(self._record_path(name))
         return record
 
     def keep_edited(self, name: str) -> list[str]:
         """Set aside outputs of a stage that somebody changed since it wrote them, before it writes them again."""
-        record = self.record(name)
         kept = []
-        for output, digest in (record.outputs if record else {}).items():
+        for output in self.changed(name):
             path = self.path / output
-            found = sha256_of(path)
-            if found not in (None, digest):
+            if path.exists():
                 aside = path.with_name(f"{path.stem}.edited{path.suffix}")
                 os.replace(path, aside)
                 kept.append(aside.name)
         return kept
 
     def forget(self, names: Iterable[str]) -> None:
-        """Start over: the stages' records go, and half-done trainings and the drafts' receipts with them."""
+        """Start over: the stages' records go, and half-done trainings and the receipts of races with them."""
+        self.unfinish(names)
+        for folder in ("training", RACES):
+            shutil.rmtree(self.path / folder, ignore_errors=True)
+
+    def unfinish(self, names: Iterable[str]) -> None:
+        """Take stages for not done."""
         for name in names:
             self._record_path(name).unlink(missing_ok=True)
-        for folder in ("training", "drafts"):
-            shutil.rmtree(self.path / folder, ignore_errors=True)
 
     def _record_path(self, name: str) -> Path:
         return self.path / "stages" / f"{name}.json"
+
+
+def program() -> str:
+    """The version of this program: what another one computed is computed again."""
+    return version("lorita-deploy")
 
 
 def key_of(parts: Mapping[str, Any]) -> str:

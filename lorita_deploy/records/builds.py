@@ -26,6 +26,8 @@ class StageRecord(Document):
     seconds: float
     line: str
     """One line of result."""
+    version: str = "0.1.0"
+    """Of the program that did it. Records without it are from the first version, which did not write it."""
 
 
 class LedgerStep(Part):
