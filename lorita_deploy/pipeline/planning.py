@@ -27,7 +27,8 @@ from ..records import (
 )
 from .acceptance import judge
 from .exporting import export, export_dense
-from .folder import key_of, sha256_of
+from .folder import sha256_of
+from .races import kept_race
 from .search import Search
 from .true_losses import true_loss, with_true_losses
 
@@ -180,10 +181,13 @@ def draft_race(build: Build, changed: Sequence[Choice], groups: Sequence[GroupCh
     The receipt is kept: a plan that is searched again, after a kill or with another budget, decides by the same measurement.
     """
     network = {name: sha256_of(build.folder / f"{name}.safetensors") for name in ("collapsed", "calibration")}
-    way = {"host": build.host_key, "settings": build.settings.model_dump(), "opset": build.opset}
-    kept = build.folder / "drafts" / f"{key_of({'shape': _shape(changed), **network, **way})[:16]}.json"
-    if kept.exists():
-        return Receipt.load(kept).ratios[0]
+    options = build.options
+    written = (build.opset, build.precision, options.dynamic_batch, options.simplify)
+    what = {"draft": _shape(changed), "written": written, **network}
+    return kept_race(build, what, lambda: _raced_draft(build, changed, groups)).ratios[0]
+
+
+def _raced_draft(build: Build, changed: Sequence[Choice], groups: Sequence[GroupChoice]) -> Receipt:
     folder = build.folder / "draft"
     shutil.rmtree(folder, ignore_errors=True)
     build.watch.progress(0, 1, "racing a draft")
@@ -192,9 +196,8 @@ def draft_race(build: Build, changed: Sequence[Choice], groups: Sequence[GroupCh
         export_dense(build, folder),
     )
     receipt = race(build.board, folder, artifacts, settings=build.settings, max_seconds=DRAFT_SECONDS, kind=build.kind)
-    receipt.save(kept)
     shutil.rmtree(folder, ignore_errors=True)
-    return receipt.ratios[0]
+    return receipt
 
 
 def corrected(
