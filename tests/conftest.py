@@ -110,6 +110,25 @@ def client(sshd, monkeypatch):
     return sshd
 
 
+@pytest.fixture
+def no_room(tmp_path):
+    """``no_room("size=1m")``: a file system of that kind."""
+    mounted = []
+
+    def mount(options):
+        folder = tmp_path / "mounted"
+        folder.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False)
+        if done.returncode:
+            pytest.skip(f"cannot mount a file system here: {done.stderr.decode().strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
 @pytest.fixture(scope="session")
 def readme_build(tmp_path_factory):
     """The build folder that the README's Python leaves, and what it printed. Not to be written to: copy it."""

@@ -125,6 +125,14 @@ def test_the_library_prints_nothing():
         assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], dotted
 
 
+def test_no_duration_is_taken_from_the_time_of_day():
+    """It jumps: durations and limits come from monotonic clocks. The age of a file in a device's store is the exception."""
+    for dotted, path in MODULES:
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        wall = [call.lineno for call in calls if ast.unparse(call.func) in ("time.time", "time.time_ns", "datetime.now")]
+        assert not wall or dotted.startswith("lorita_deploy.devices.onboard."), f"{path}:{wall}"
+
+
 def test_nothing_is_unpickled():
     pattern = re.compile(r"\bpickle\.load|\bjoblib\b|weights_only=False|allow_pickle=True")
     for dotted, path in MODULES:

@@ -17,12 +17,12 @@ ROUNDS = 5
 def profile(job: Json, load: Callable[..., Any]) -> List[Json]:
     """Node times and un-profiled whole runs of every artifact, in rounds of shuffled order, loaded anew each time."""
     order = random.Random(0)
-    start, runs = time.time(), max(4, -(-job["samples"] // ROUNDS))
+    start, runs = time.monotonic(), max(4, -(-job["samples"] // ROUNDS))
     visit_ns = 1e9 * job["max_seconds"] / ROUNDS / len(job["artifacts"])
     nodes: Dict[str, List[Any]] = {each["name"]: [] for each in job["artifacts"]}
     whole: Dict[str, List[float]] = {each["name"]: [] for each in job["artifacts"]}
     for done in range(ROUNDS):
-        if done and (time.time() - start) * (done + 1) / done > job["max_seconds"]:
+        if done and (time.monotonic() - start) * (done + 1) / done > job["max_seconds"]:
             break
         for artifact in order.sample(job["artifacts"], len(job["artifacts"])):
             session = load(artifact, profile=True)

@@ -25,13 +25,13 @@ PERCENTILES = (("p90", 0.90), ("p95", 0.95), ("p99", 0.99))
 
 def race(job: Json, load: Load, progress: Progress) -> None:
     """Take the reloads that ``progress`` still lacks, as far as the time allowed goes."""
-    start = time.time() - progress.body["spent_s"]
+    start = time.monotonic() - progress.body["spent_s"]
     while len(progress.reloads) < clock.RELOADS:
-        done, spent, allowed = len(progress.reloads), time.time() - start, job["max_seconds"]
+        done, spent, allowed = len(progress.reloads), time.monotonic() - start, job["max_seconds"]
         if done >= clock.FEWEST and spent * (done + 1) / done > allowed or done >= 2 and spent > 3 * allowed:
             break
         reload = _reload(job, load, progress.calls, done, start + allowed * (done + 1) / clock.RELOADS)
-        progress.add_reload(reload, board.conditions("reload %d" % (done + 1)), time.time() - start)
+        progress.add_reload(reload, board.conditions("reload %d" % (done + 1)), time.monotonic() - start)
 
 
 def _reload(job: Json, load: Load, calls: Json, number: int, deadline: float) -> Json:
@@ -62,7 +62,7 @@ def _reload(job: Json, load: Load, calls: Json, number: int, deadline: float) ->
         for name in names:
             found[name]["samples"] += taken[name]
             found[name]["pairs"].append([clock.median(taken[name]), clock.median(taken[job["baseline"]])])
-        if time.time() > deadline:
+        if time.monotonic() > deadline:
             break
     for name in names:
         if hasattr(sessions[name], "calls_per_s"):

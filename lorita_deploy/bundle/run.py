@@ -125,6 +125,7 @@ def _prepare(path: str, job: Json, runtime: Any, progress: Progress) -> None:
     if "profile" in job["tasks"] and not runtime.builds:
         return
     command = [sys.executable, os.path.abspath(__file__), "--job", path, "--runtime", job["settings"]["runtime"]]
+    command += ["--parent", str(os.getpid())]
     for artifact in job["artifacts"]:
         known = progress.probes.get(artifact["name"])
         if not known or not prepare.take_up(job, runtime, artifact, known):
@@ -209,7 +210,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser.add_argument("--verify-only", action="store_true", help="check and verify, without a race")
     for hidden in ("--probe", "--build"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
-    parser.add_argument("--workspace", type=int, help=argparse.SUPPRESS)
+    for hidden in ("--workspace", "--parent"):
+        parser.add_argument(hidden, type=int, help=argparse.SUPPRESS)
     parser.add_argument("--exact", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
     path = asked.job or os.path.join(HERE, "manifest.json")
@@ -231,6 +233,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 def _main(asked: Any, path: str) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+    if asked.parent:
+        machine.end_with(asked.parent)
     changes: Json = {}
     if asked.runtime:
         changes["settings"] = {"runtime": asked.runtime}

@@ -6,6 +6,7 @@ sizes"), and no matrix is larger than a layer's outputs squared.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+POSITIONS = "lorita-deploy/positions"
+"""Key of how many positions each layer's moments are of, in the metadata of their file; older files have a key a layer."""
 SMOOTHING = 0.5
 """Share of the uniform distribution in the class probabilities whose curvature weights the outputs. The curvature of a nearly
 certain network vanishes, but only until a truncation makes it less certain: without smoothing, large truncations look far too
@@ -46,8 +49,9 @@ class Calibration:
         tensors: dict[str, Tensor] = {}
         for name, each in self.moments.items():
             tensors |= {f"{name}|mean": each.mean, f"{name}|covariance": each.covariance, f"{name}|gradient": each.gradient}
-        positions = {name: str(each.positions) for name, each in self.moments.items()}
-        write_atomically(folder / "calibration.safetensors", save(tensors, metadata=positions))
+        # One entry: several are written in random order, and the file's digest decides what need not be done again.
+        positions = json.dumps({name: each.positions for name, each in self.moments.items()})
+        write_atomically(folder / "calibration.safetensors", save(tensors, metadata={POSITIONS: positions}))
         self.record.save(folder / "calibration.json")
 
     @classmethod
@@ -59,13 +63,14 @@ class Calibration:
         path = folder / "calibration.safetensors"
         tensors = read_weights(path)
         with safe_open(path, framework="pt") as file:
-            positions = file.metadata() or {}
+            metadata = file.metadata() or {}
         try:
+            positions = json.loads(metadata[POSITIONS]) if POSITIONS in metadata else metadata
             moments = {
                 name: Moments(tensors[f"{name}|mean"], tensors[f"{name}|covariance"], tensors[f"{name}|gradient"], int(count))
                 for name, count in sorted(positions.items())
             }
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise BadCheckpoint(f"not the moments of a calibration: {error}", where=path, fix="calibrate again") from error
         if {each.layer for each in record.layers} != moments.keys():
             raise BadRecord("record and moments name different layers", where=folder, fix="calibrate again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -38,7 +39,8 @@ class LocalDevice:
         job_file = result.with_name(f"job-{result.name}")
         write_atomically(job_file, (json.dumps({"schema": "lorita-deploy/job/1", **job}, indent=1) + "\n").encode())
         result.unlink(missing_ok=True)
-        command = [sys.executable, str(RUNNER), "--job", str(job_file)]
+        # A build that is killed takes its runner along: it would hold the folder, and disturb what is timed next.
+        command = [sys.executable, str(RUNNER), "--job", str(job_file), "--parent", str(os.getpid())]
         try:
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False)
         except subprocess.TimeoutExpired as error:

@@ -52,9 +52,8 @@ class TablePricer:
             raise BadRecord(
                 f"{len(missing)} candidates have no price; first: {missing[0]}", where=self.path, fix="measure again"
             )
-        provenance = (
-            "tabled" if table.provenance == "measured" and (differences or table.host != self.host) else table.provenance
-        )
+        elsewhere = bool(differences) or not _same(table.host, self.host)
+        provenance = "tabled" if table.provenance == "measured" and elsewhere else table.provenance
         times = tuple(prices[each.key].model_copy(update={"provenance": provenance}) for each in candidates)
         changes = {"network_sha256": self.network_sha256, "target": self.target, "provenance": provenance, "times": times}
         return table.model_copy(update=changes)
@@ -73,3 +72,14 @@ class TablePricer:
         elif self.host:
             pairs += [("host", "none (an estimate)", self.host.machine)]
         return [f"{name} {there} there, {here} here" for name, there, here in pairs if there != here]
+
+
+def _same(there: Host | None, here: Host | None) -> bool:
+    """Whether both are one machine with the same software, as far as both tell of it: the runner names fewer packages."""
+    if there is None or here is None:
+        return False
+    known = there.versions.keys() & here.versions.keys()
+    first, second = (
+        each.model_copy(update={"versions": {name: each.versions[name] for name in known}}) for each in (there, here)
+    )
+    return first == second

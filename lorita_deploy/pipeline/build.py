@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import OutOfResource, UnknownName
+from ..errors import LoritaDeployError, OutOfResource, UnknownName
 from ..ports import find_model
 from ..records import BuildReport
 from .compressing import CALIBRATE, COMPRESS, PLAN
 from .context import Build, Stage, Watch
 from .data import DATA
-from .folder import key_of
+from .folder import key_of, program
 from .options import BuildOptions
 from .precision import PRECISION
 from .preflight import preflight
@@ -72,8 +72,9 @@ def run_stages(context: Build, until: str) -> Iterator[None]:
     with context.folder.held(), _out_of_resource(options):
         if options.fresh:
             context.folder.forget(STAGES)
-        for stage in stages:
-            _pass(stage, context)
+        ran = [_pass(stage, context) for stage in stages]
+        if any(ran):
+            _require_untouched(stages, context)
         yield
 
 
@@ -89,21 +90,39 @@ def preview(options: BuildOptions, until: str = "bundle") -> list[StagePreview]:
     return found
 
 
-def _pass(stage: Stage, context: Build) -> None:
-    """Run one stage, or find it done."""
+def _pass(stage: Stage, context: Build) -> bool:
+    """Run one stage, or find it done; whether it was run."""
     started = time.perf_counter()
     context.watch.stage_started(stage.name)
     key = key_of(stage.key(context))
     record = context.folder.finished(stage.name, key)
     if record is not None:
         context.watch.stage_finished(stage.name, time.perf_counter() - started, record.line, True)
-        return
+        return False
+    before = context.folder.record(stage.name)
+    if before is not None and before.version != program():
+        context.watch.note(f"stage {stage.name} was done by version {before.version}, and is done again by {program()}")
     for name in context.folder.keep_edited(stage.name):
         context.watch.note(f"a file of stage {stage.name} was changed by hand; it is kept as {name}")
     line = stage.run(context)
     seconds = time.perf_counter() - started
     context.folder.finish(stage.name, key, stage.outputs(context), seconds, line)
     context.watch.stage_finished(stage.name, seconds, line, False)
+    return True
+
+
+def _require_untouched(stages: tuple[Stage, ...], context: Build) -> None:
+    """Stages hand over through files. Where one was changed behind the back of a running build, nothing is built on it: its
+    stage and those after it are forgotten, and `LoritaDeployError` is raised."""
+    for place, stage in enumerate(stages):
+        changed = context.folder.changed(stage.name)
+        if changed:
+            context.folder.unfinish(later.name for later in stages[place:])
+            raise LoritaDeployError(
+                f"this file of stage {stage.name} was changed while the build ran",
+                where=context.folder / changed[0],
+                fix="run the same command again: that stage and those after it are done again",
+            )
 
 
 def _up_to(until: str) -> tuple[Stage, ...]:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ..measure.latency import race
-from ..records import Artifact, LatencyRatio, Precision, PrecisionRecord, PrecisionTrial
+from ..records import Artifact, LatencyRatio, Precision, PrecisionRecord, PrecisionTrial, Receipt
 from ..report import words
 from .acceptance import allowed_drop, judge
 from .context import Build, Stage
 from .exporting import export
+from .races import kept_race
 
 RACE_SECONDS = 8.0
 """Between precisions of one network, which differ by far more than rungs of one precision do."""
@@ -86,8 +87,12 @@ def _race(build: Build, folder: Path, made: dict[Precision, Artifact]) -> dict[s
     kept: dict[str, Artifact] = {name: artifact for name, artifact in made.items() if artifact.precision == name}
     if len(kept) < 2:
         return {}
-    settings = build.settings
-    receipt = race(build.board, folder, kept, baseline="fp32", settings=settings, max_seconds=RACE_SECONDS, kind=build.kind)
+
+    def measure() -> Receipt:
+        way: dict[str, Any] = {"baseline": "fp32", "settings": build.settings, "max_seconds": RACE_SECONDS, "kind": build.kind}
+        return race(build.board, folder, kept, **way)
+
+    receipt = kept_race(build, {"precisions": {name: artifact.sha256 for name, artifact in kept.items()}}, measure)
     return {found.candidate: found for found in receipt.ratios}
 
 

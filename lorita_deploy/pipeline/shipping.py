@@ -11,7 +11,7 @@ from ..bundle.manifest import npz, pack, write_bundle
 from ..measure.accuracy import artifact_accuracy
 from ..measure.fidelity import TOLERANCES, require_passed, verify
 from ..measure.latency import artifact_name, race
-from ..records import Accuracy, Artifact, ArtifactList, Fidelity, FidelityReport, Role, write_atomically
+from ..records import Accuracy, Artifact, ArtifactList, Fidelity, FidelityReport, Receipt, Role, write_atomically
 from ..report import words
 from .acceptance import as_module
 from .choosing import ships
@@ -20,6 +20,7 @@ from .engines import engines, mark_engines
 from .exporting import export, fp32_name, judged, preprocessing, runtime_of, sources
 from .folder import sha256_of
 from .ladder import make_ladder
+from .races import kept_race
 from .reporting import write_report
 from .training import percent
 
@@ -176,17 +177,22 @@ def _bench_key(build: Build) -> dict[str, Any]:
 def _run_bench(build: Build) -> str:
     named = {artifact_name(artifact): artifact for artifact in build.artifacts}
     named |= {Path(artifact.path).stem: artifact for artifact in build.exported.reference}
-    receipt = race(
-        build.board,
-        build.folder.path,
-        named,
-        baseline="dense",
-        settings=build.settings,
-        golden=build.folder / "golden",
-        tolerance=TOLERANCES[build.precision],
-        kind=build.kind,
-        model=build.options.model,
-    )
+
+    def measure() -> Receipt:
+        return race(
+            build.board,
+            build.folder.path,
+            named,
+            baseline="dense",
+            settings=build.settings,
+            golden=build.folder / "golden",
+            tolerance=TOLERANCES[build.precision],
+            kind=build.kind,
+            model=build.options.model,
+        )
+
+    receipt = kept_race(build, {"artifacts": {name: artifact.sha256 for name, artifact in named.items()}}, measure)
+    receipt.save(build.folder / "receipt.json")
     winner = ships(build, receipt)
     write_atomically(build.folder / "model.onnx", (build.folder / winner.path).read_bytes())
     found = receipt.ratios[0]

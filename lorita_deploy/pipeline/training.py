@@ -14,7 +14,7 @@ from ..measure.accuracy import accuracy
 from ..networks import evaluating, load_weights, read_weights, save_weights, survey, weights_digest
 from ..records import Accuracy, CollapsedRecord, Layer, TrainingForecast, TrainRecord
 from .context import EVALUATION_BATCH, Build, Stage
-from .folder import key_of, sha256_of
+from .folder import key_of, program, sha256_of
 from .options import BuildOptions
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _run_train(build: Build) -> str:
     from ..train.loop import train
 
     dataset = build.dataset
-    key = key_of(_train_key(build))
+    key = key_of({**_train_key(build), "version": program()})
     scratch = build.folder / "training" / key[:16]
     module, teacher = untrained(build), None
     if build.options.teacher:

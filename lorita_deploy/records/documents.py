@@ -86,10 +86,11 @@ def schema_name(path: Path | str) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` so that the file is whole or not there. Raises `OutOfResource` (disk full)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    """Write ``content`` to ``path`` so that the file is whole or not there. Raises `OutOfResource` (disk full, read-only)."""
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
@@ -101,7 +102,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             f"cannot write: {error.strerror}", where=path, fix="free some space or choose another --out, then run it again"
         ) from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -7,6 +7,7 @@ import dataclasses
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from scipy.stats import spearmanr
 from torch import nn
 from torch.nn import functional
@@ -15,7 +16,7 @@ from lorita_deploy.compress import calibrate as calibration_module, sums as sums
 from lorita_deploy.compress.calibrate import Calibration, calibrate, collect_moments
 from lorita_deploy.compress.rewrite import rewrite
 from lorita_deploy.errors import BadCheckpoint, BadData, BadNetwork, BadRecord
-from lorita_deploy.networks import survey
+from lorita_deploy.networks import read_weights, survey
 from lorita_deploy.ports import Task
 
 
@@ -213,6 +214,23 @@ def test_a_calibration_survives_its_files(calibration, tmp_path) -> None:
             assert torch.equal(
                 torch.as_tensor(getattr(found.moments[name], field.name)), torch.as_tensor(getattr(moments, field.name))
             )
+
+
+def test_the_same_calibration_is_the_same_bytes(calibration, tmp_path) -> None:
+    """Stages are skipped, and kept times found again, by the digests of files."""
+    for count in range(6):
+        calibration.save(tmp_path / str(count))
+    assert len({path.read_bytes() for path in tmp_path.rglob("*.safetensors")}) == 1
+
+
+def test_an_older_file_is_read(calibration, tmp_path) -> None:
+    """It had the number of positions of each layer under the layer's own name."""
+    calibration.save(tmp_path)
+    path = tmp_path / "calibration.safetensors"
+    positions = {name: str(each.positions) for name, each in calibration.moments.items()}
+    save_file(read_weights(path), path, metadata=positions)
+    found = Calibration.load(tmp_path)
+    assert {name: str(each.positions) for name, each in found.moments.items()} == positions
 
 
 def test_damaged_or_mixed_files_are_refused(trained, calibration, tmp_path) -> None:

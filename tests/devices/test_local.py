@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +62,33 @@ def test_a_fault_of_the_runner_itself_keeps_its_traceback() -> None:
     error = runner_error(1, "Traceback: ZeroDivisionError", where="job")
     assert isinstance(error, RuntimeError)
     assert "ZeroDivisionError" in str(error)
+
+
+CLIENT = """
+import json, sys
+from pathlib import Path
+from lorita_deploy.devices.local import LocalDevice
+LocalDevice().run(Path(sys.argv[1]), json.loads(sys.argv[2]), timeout_s=60)
+"""
+
+
+def test_the_runner_ends_with_a_program_that_is_killed(tmp_path: Path, job: dict[str, Any]) -> None:
+    """It would go on holding the folder, and disturb what is measured next."""
+    asked = json.dumps({**job, "samples": 10**6, "max_seconds": 60.0})
+    client = subprocess.Popen([sys.executable, "-c", CLIENT, str(tmp_path), asked])
+    place, end = Path(f"/proc/{client.pid}/task/{client.pid}/children"), time.monotonic() + 30
+    if not place.exists():
+        client.kill()
+        pytest.skip("no list of a process's children here")
+    while not place.read_text() or not (tmp_path / "receipt-progress.json").exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    (runner,) = (Path("/proc") / number for number in place.read_text().split())
+    client.kill()
+    client.wait()
+    while runner.exists() and "Z" not in (runner / "stat").read_text().rpartition(")")[2].split()[0]:
+        assert time.monotonic() < end, "it lives on"
+        time.sleep(0.01)
+    assert not (tmp_path / "receipt.json").exists()
+    job["samples"] = 12
+    LocalDevice().run(tmp_path, job, timeout_s=60)

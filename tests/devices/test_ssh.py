@@ -243,25 +243,6 @@ def test_the_second_of_two_users_is_told_who_and_when(device, client, work, ther
     device.run(work, job(work), timeout_s=60)
 
 
-@pytest.fixture
-def no_room(tmp_path):
-    """``no_room("size=1m")``: a file system of that kind."""
-    mounted = []
-
-    def mount(options):
-        folder = tmp_path / "mounted"
-        folder.mkdir()
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False)
-        if done.returncode:
-            pytest.skip(f"cannot mount a file system here: {done.stderr.decode().strip()}")
-        mounted.append(folder)
-        return folder
-
-    yield mount
-    for folder in mounted:
-        subprocess.run(["umount", "-l", folder], check=True)
-
-
 def test_a_full_device_is_said_before_anything_is_sent(client, work, no_room, monkeypatch):
     device = find_device(client.address(no_room("size=100k") / "there"))
     names = sent(device, monkeypatch)

@@ -1,50 +1,21 @@
 """The whole corridor on real data: real training, real export, real races, small networks."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from fcn_builds import Seen, begin, fcn
 from safetensors.torch import save_file
 from torch import nn
 
 from lorita_deploy import pipeline
 from lorita_deploy.errors import BadCheckpoint, BadRecord, FolderBusy, PlanMismatch, VerificationFailed
-from lorita_deploy.pipeline import STAGES, Watch, build, make_options, preview
+from lorita_deploy.pipeline import STAGES, build, make_options, preview
 from lorita_deploy.ports import Task
 from lorita_deploy.records import Accuracy, BuildReport, Plan
-
-
-class Seen(Watch):
-    """Keeps what a build said."""
-
-    def __init__(self):
-        self.cached, self.run, self.notes = [], [], []
-
-    def stage_finished(self, name, seconds, line, cached):
-        (self.cached if cached else self.run).append(name)
-
-    def note(self, text):
-        self.notes.append(text)
-
-
-def fcn(out, **changes):
-    return make_options(
-        **{"model": "fcn", "target": "cpu", "out": str(out), "epochs": 4, "calibration_samples": 128, **changes}
-    )
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """A finished build of fcn on digits."""
-    folder = tmp_path_factory.mktemp("fcn")
-    return folder, build(fcn(folder))
 
 
 def test_a_build_leaves_everything_that_was_promised(built):
@@ -139,15 +110,13 @@ def test_a_build_held_by_another_is_refused(built):
 def test_a_build_killed_while_training_resumes_to_the_same_weights(built, tmp_path):
     """The killed build's training goes on from its last epoch, and everything comes out as in the undisturbed build."""
     folder, _ = built
-    command = [sys.executable, "-m", "lorita_deploy", "build", "--model", "fcn", "--target", "cpu"]
-    command += ["--out", str(tmp_path), "--epochs", "4", "--calibration-samples", "128"]
-    victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    victim = begin(tmp_path)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list(tmp_path.glob("training/*/*.safetensors")):
         assert victim.poll() is None, "the build ended before it could be killed"
         time.sleep(0.02)
-    os.kill(victim.pid, signal.SIGKILL)
-    victim.wait()
+    victim.kill()
+    victim.communicate()
     assert not (tmp_path / "trained.json").exists()
     seen = Seen()
     build(fcn(tmp_path), until="collapse", watch=seen)

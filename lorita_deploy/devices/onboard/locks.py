@@ -40,7 +40,7 @@ def hold(path: str, patience_s: float, mode: int) -> Optional[int]:
     except FileNotFoundError:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, mode)
         os.chmod(path, mode)
-    until = time.time() + patience_s
+    until = time.monotonic() + patience_s
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -48,7 +48,7 @@ def hold(path: str, patience_s: float, mode: int) -> Optional[int]:
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
-        if time.time() > until:
+        if time.monotonic() > until:
             os.close(handle)
             return None
         time.sleep(0.05)
