@@ -40,6 +40,7 @@ def measured(root: Path, checkpoint: Path) -> list[str]:
     from lorita_deploy.compress.compressor import Compressor
     from lorita_deploy.compress.plan import solve
     from lorita_deploy.compress.rewrite import rewrite
+    from lorita_deploy.compress.widths import Narrowable
     from lorita_deploy.measure.roofline import RooflinePricer
     from lorita_deploy.networks import survey
     from lorita_deploy.ports import Task, find_model
@@ -61,7 +62,8 @@ def measured(root: Path, checkpoint: Path) -> list[str]:
     offered = candidates(layers, found.record, multiple=1, precision="fp32")
     pricer = RooflinePricer(None, layers=geometries, network_sha256="", target=load_target("cpu"), precision="fp32", batch=1)
     prices = pricer.price(offered)
-    compressor = Compressor(module, geometries, found, inputs, examples=task.examples)
+    narrowable = Narrowable(module, geometries, inputs, examples=task.examples)
+    compressor = Compressor(module, geometries, found, inputs, narrowable=narrowable)
     macs = sum(each.macs for each in offered if each.form == "dense")
 
     rows = [("dense", "100.0 %", "", f"{right(module, test):.2f}", f"{right(renewed(module, inputs), test):.2f}")]

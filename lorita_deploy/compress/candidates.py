@@ -108,8 +108,7 @@ def narrow_candidates(
             smaller = at_widths(geometry, k_in, k_out)
             if smaller == geometry:
                 continue
-            turned = layer.name in written and written[layer.name].heads and k_out < geometry.out_channels
-            for form in NARROW_FORMS[:1] if turned else NARROW_FORMS:  # nothing is known of outputs in another basis
+            for form in NARROW_FORMS:
                 for rank in ladder(form.ranks(smaller, multiple), NARROW_LADDER):
                     found.append(_candidate(layer, smaller, form, rank, precision, curves[layer.name]))
     return tuple(found)

@@ -163,6 +163,12 @@ def takes_constants(layer: nn.Module) -> bool:
     return not any(padding) if isinstance(padding, tuple) else not padding
 
 
+def bias_of(layer: nn.Module) -> Tensor:
+    """(m,) float64 on the CPU; zeros where there is none."""
+    weight, bias = layer.get_parameter("weight").detach(), layer.bias
+    return (weight.new_zeros(len(weight)) if bias is None else layer.get_parameter("bias").detach()).double().cpu()
+
+
 def ensure_bias(layer: nn.Module) -> None:
     """Give the layer a bias of zeros where it has none."""
     from torch import nn

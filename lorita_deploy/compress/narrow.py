@@ -182,12 +182,17 @@ def narrow(module: nn.Module, cuts: Sequence[Cut], readings: Readings) -> nn.Mod
     group does not have, or none).
     """
     network = duplicate(module)
+    narrow_in_place(network, cuts, readings)
+    return network
+
+
+def narrow_in_place(network: nn.Module, cuts: Sequence[Cut], readings: Readings) -> None:
+    """`narrow` without the copy."""
     for group, kept in cuts:
         for member in group.consumers:
             finite_matrix(network, member.layer)
             _fold(network.get_submodule(member.layer), member, kept, readings[group.name, member.layer])
     keep_channels(network, cuts)
-    return network
 
 
 def rebuild(second: Tensor, kept: Sequence[int]) -> tuple[list[int], Tensor]:

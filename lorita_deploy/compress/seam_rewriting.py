@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..forms import pass_hooks, replace_layer
 from ..records import Geometry
-from .cuts import ensure_bias, replace_tensor
+from .bases import Turned
+from .cuts import bias_of, ensure_bias, replace_tensor, takes_constants
+from .moments import Moments
+from .products import Product, WeighedProduct, product, weighed
 from .rewrite import duplicate
 from .spectrum import finite_matrix
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-NOTHING = 1e-6
-"""Share of the largest singular value below which one is numerically zero."""
 
 
 @dataclass(frozen=True)
@@ -55,50 +55,93 @@ def multiply_out(module: nn.Module, seam: Seam) -> nn.Module:
     return network
 
 
-def narrow_seam(module: nn.Module, seam: Seam, width: int) -> nn.Module:
+def narrow_seam(module: nn.Module, seam: Seam, width: int, moments: Moments | None = None) -> nn.Module:
     """A deep copy of ``module`` whose two layers have ``width`` channels between them; exact from the seam's rank on.
 
-    Below, the product is truncated as if its inputs were white. Batch norms between become part of the layers.
+    Below, the product is truncated by the ``moments`` of the first layer's outputs; None: as if its inputs were white. Batch
+    norms between become part of the layers, and do nothing any more. Raises `BadNetwork` for weights that are not finite.
     """
-    check_finite(module, seam)
     network = duplicate(module)
-    bias = _merged_bias(network, seam)
-    left, s, right = _product(network, seam)
-    first, second = network.get_submodule(seam.first), network.get_submodule(seam.second)
-    width = min(width, len(s))
-    root = s[:width, None].sqrt()
-    m, taps = len(second.get_parameter("weight")), second.get_parameter("weight").shape[2:]
-    resize_seam(network, seam, width)
-    replace_tensor(first, "weight", (root * left.T[:width]).reshape(first.get_parameter("weight").shape))
-    replace_tensor(second, "weight", (root * right[:width]).reshape(width, m, *taps).transpose(0, 1).contiguous())
-    replace_tensor(second, "bias", bias)
+    narrow_seam_in_place(network, seam, width, moments)
     return network
 
 
-def resize_seam(network: nn.Module, seam: Seam, width: int | None) -> None:
-    """The layers of `narrow_seam`, or with ``width`` None the one of `multiply_out`, unfilled, in place: a skeleton to load
-    weights into. The second layer gets a bias."""
+def narrow_seam_in_place(network: nn.Module, seam: Seam, width: int, moments: Moments | None = None) -> Turned:
+    """`narrow_seam` without the copy. What has become of the first layer's outputs."""
+
+    check_finite(network, seam)
+    found = seam_product(network, seam) if moments is None else weighed_seam(network, seam, moments)
+    of_first, _ = found.narrowing(width)
+    rows, columns = found.truncated(width)
+    first, second = network.get_submodule(seam.first), network.get_submodule(seam.second)
+    basis = Turned(of_first * affine(network, seam)[0], bias_of(first))
+    m, taps = len(second.get_parameter("weight")), second.get_parameter("weight").shape[2:]
+    bias = _merged_bias(network, seam) + found.mean_lost(width).reshape(m, -1).sum(1)
+    resize_between(network, seam, width)
+    replace_tensor(second, "bias", bias)
+    replace_tensor(first, "weight", rows.reshape(first.get_parameter("weight").shape))
+    replace_tensor(second, "weight", columns.reshape(width, m, *taps).transpose(0, 1).contiguous())
+    return basis
+
+
+def resize_between(network: nn.Module, seam: Seam, width: int) -> None:
+    """Give the two layers ``width`` channels between them, in place, weights unfilled; batch norms between do nothing then."""
+    import torch
     from torch import nn
 
-    for name in seam.between:
-        replace_layer(network, name, nn.Identity())
     first, second = network.get_submodule(seam.first), network.get_submodule(seam.second)
-    if width is None:
-        replace_layer(network, seam.second, _layer(seam.merged, second))
-        replace_layer(network, seam.first, nn.Identity().train(first.training))
-        return
-    first.bias = None  # type: ignore[assignment]
     ensure_bias(second)
     for layer, side, dim in ((first, "out", 0), (second, "in", 1)):
         weight = layer.get_parameter("weight")
         setattr(layer, f"{side}_{'features' if isinstance(layer, nn.Linear) else 'channels'}", width)
         replace_tensor(layer, "weight", weight.new_empty((*weight.shape[:dim], width, *weight.shape[dim + 1 :])))
+    if first.bias is not None:
+        replace_tensor(first, "bias", torch.zeros(width))
+    for name in seam.between:
+        norm: Any = network.get_submodule(name)
+        if hasattr(norm, "running_var"):
+            norm.num_features = width
+            trivial = {"running_mean": 0.0, "running_var": 1.0 - norm.eps, "weight": 1.0, "bias": 0.0}
+            for tensor in (each for each in trivial if getattr(norm, each) is not None):
+                replace_tensor(norm, tensor, torch.full((width,), trivial[tensor]))
+
+
+def seam_product(network: nn.Module, seam: Seam) -> Product:
+    """(D W1)' W2 as if inputs were white, of width ``inner``; W2 with its taps side by side (inner, m * taps)."""
+    return product(*_matrices(network, seam))
+
+
+def weighed_seam(network: nn.Module, seam: Seam, moments: Moments) -> WeighedProduct:
+    """With the ``moments`` of the first layer's outputs.
+
+    Where the second layer pads with zeros a constant counts: it cannot move to its bias.
+    """
+    import torch
+
+    scale = affine(network, seam)[0]
+    inverse = (1 / scale).where(scale != 0, torch.zeros_like(scale))
+    mean = scale * (moments.mean.double() - bias_of(network.get_submodule(seam.first)))
+    S = scale[:, None] * moments.covariance.double() * scale
+    G = inverse[:, None] * moments.gradient.double() * inverse
+    if not takes_constants(network.get_submodule(seam.second)):
+        mean, S = torch.zeros_like(mean), S + torch.outer(mean, mean)
+    return weighed(seam_product(network, seam), Moments(mean, S, G, moments.positions))
+
+
+def resize_seam(network: nn.Module, seam: Seam) -> None:
+    """The one layer of `multiply_out`, unfilled, in place: a skeleton to load weights into."""
+    from torch import nn
+
+    first, second = network.get_submodule(seam.first), network.get_submodule(seam.second)
+    for name in seam.between:
+        replace_layer(network, name, nn.Identity())
+    replace_layer(network, seam.second, _layer(seam.merged, second))
+    replace_layer(network, seam.first, nn.Identity().train(first.training))
 
 
 def seam_rank(module: nn.Module, seam: Seam) -> int:
     """Numerical rank of the product."""
-    s = _product(module, seam)[1]
-    return max(1, int((s > NOTHING * s[0]).sum()))
+    return seam_product(module, seam).rank
 
 
 def check_finite(module: nn.Module, seam: Seam) -> None:
@@ -133,9 +176,8 @@ def affine(network: nn.Module, seam: Seam) -> tuple[Tensor, Tensor]:
     """The diagonal of D and c, (inner,) each, float64: what happens to W1 x before W2."""
     import torch
 
-    bias = network.get_submodule(seam.first).bias
-    scale = torch.ones(seam.inner, dtype=torch.float64)
-    constant = torch.zeros_like(scale) if bias is None else bias.detach().double().cpu()  # type: ignore[operator]
+    constant = bias_of(network.get_submodule(seam.first))
+    scale = torch.ones_like(constant)
     for name in seam.between:
         norm: Any = network.get_submodule(name)
         if not hasattr(norm, "running_var"):
@@ -156,22 +198,12 @@ def _matrices(network: nn.Module, seam: Seam) -> tuple[Tensor, Tensor]:
     return affine(network, seam)[0][:, None] * first.flatten(1), second.transpose(0, 1).flatten(1)
 
 
-def _product(network: nn.Module, seam: Seam) -> tuple[Tensor, Tensor, Tensor]:
-    """(D W1)' W2 = left diag(s) right, (n, k), (k,) and (k, m * taps), descending, float64."""
-    import torch
-
-    A, B = _matrices(network, seam)
-    (Q, R), (P, T) = torch.linalg.qr(A.T), torch.linalg.qr(B.T)
-    U, s, Vh = torch.linalg.svd(R @ T.T, full_matrices=False)
-    return Q @ U, s, Vh @ P.T
-
-
 def _merged_bias(network: nn.Module, seam: Seam) -> Tensor:
     """W2 c, summed over its taps, + b2."""
     second = network.get_submodule(seam.second)
     weight = second.get_parameter("weight").detach().double().cpu()
     moved: Tensor = weight.reshape(*weight.shape[:2], -1).sum(2) @ affine(network, seam)[1]
-    return moved if second.bias is None else moved + second.bias.detach().double().cpu()  # type: ignore[operator]
+    return moved + bias_of(second)
 
 
 def multiply_out_in_place(network: nn.Module, seam: Seam) -> None:
@@ -181,7 +213,7 @@ def multiply_out_in_place(network: nn.Module, seam: Seam) -> None:
     # (n, m, taps) where the first acts on single positions; (inputs, taps, m, 1) where the second does.
     weight = (A.T @ B).reshape(len(A.T), len(second), -1)
     bias = _merged_bias(network, seam)
-    resize_seam(network, seam, None)
+    resize_seam(network, seam)
     merged = network.get_submodule(seam.second)
     shape = merged.get_parameter("weight").shape
     replace_tensor(merged, "weight", weight.transpose(0, 1).reshape(shape))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..forms import fill_pair, form, replace_layer
 from ..networks import evaluating
+from .bases import Basis
 from .moments import Criterion, Moments
 from .rewrite import factors
 from .spectrum import finite_matrix
@@ -91,19 +92,19 @@ def rewrite_in_sequence(
     dense: DenseOutputs,
     *,
     criterion: Criterion = "whitened",
-    kept: Mapping[str, Sequence[int]] | None = None,
+    bases: Mapping[str, Basis] | None = None,
 ) -> None:
     """Make pairs of the layers of ``ranks``, in place, each fitted to the dense outputs behind the layers before it.
 
-    Rank None keeps a layer's form, and fits it as well. ``moments`` are of the dense network (their gradients serve
-    throughout); ``kept`` names the outputs that narrowed layers still have. Raises `BadNetwork` for weights that are not
-    finite.
+    Rank None keeps a layer's form, and fits it as well. ``moments`` are of the dense network's outputs as far as the layers
+    still have them (their gradients serve throughout); ``bases`` says what has become of those of narrowed layers. Raises
+    `BadNetwork` for weights that are not finite.
     """
 
     def fit(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor, *, name: str) -> Tensor:
         target, found = dense.values[name], _rows(layer, output, dense.picked[name])
-        if kept and name in kept:
-            target = target[:, list(kept[name])]
+        if bases and name in bases:
+            target = bases[name].outputs(target)
         for handle in handles.pop(name):  # before the hooks pass to what replaces the layer
             handle.remove()
         refit(network, name, ranks[name], drift(target, found), moments[name], criterion)

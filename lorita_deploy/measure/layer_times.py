@@ -92,17 +92,16 @@ class MeasuredPricer:
         """
         import onnx
 
-        model = onnx.load(self.onnx_path)
-        lost = sorted({each.layer for each in candidates} - find_layers(model, self.layers))
+        lost = sorted({each.layer for each in candidates} - find_layers(onnx.load(self.onnx_path), self.layers))
         if lost:
             raise BadArtifact(f"no weight is called {lost[0]}.weight, so it cannot be priced", where=self.onnx_path)
         ranks = {layer: self._ranks(candidates, layer, self._widths(layer)) for layer in self.layers}
         rungs = ladder_variants(ranks, most=max(4, MOST_BYTES // self.onnx_path.stat().st_size))
         written: list[Path] = []
         try:
-            variants = self._write([(model, each) for each in rungs], written)
             smaller = list(self._narrowed(candidates, narrowed))
-            variants += self._write([(onnx.load(path), each) for path, _, each in smaller], written)
+            jobs = [(self.onnx_path, each) for each in rungs] + [(path, each) for path, _, each in smaller]
+            variants = self._write(jobs, written)
             for length in CHAINS:
                 written.append(self.workdir / f"empty-chain-{length}.onnx")
                 _write(written[-1], empty_chain(length))
@@ -174,13 +173,18 @@ class MeasuredPricer:
                 {layer: each[(number + place) % len(each)] for place, (layer, each) in enumerate(ranks.items()) if each},
             )
 
-    def _write(self, jobs: Sequence[tuple[ModelProto, Mapping[str, int]]], written: list[Path]) -> list[Variant]:
-        """Write variants of models at ranks; files are added to ``written`` as they come to be."""
+    def _write(self, jobs: Sequence[tuple[Path, Mapping[str, int]]], written: list[Path]) -> list[Variant]:
+        """Write variants of ONNX files at ranks; files are added to ``written`` as they come to be.
+
+        One network is in memory at a time: of large ones there is no room for more.
+        """
+        import onnx
+
         variants = []
-        for done, (model, ranks) in enumerate(jobs):
+        for done, (path, ranks) in enumerate(jobs):
             number = len(written)
             self.progress(0.3 * done / len(jobs), 1.0, f"variant {done + 1} of {len(jobs)}")
-            variant = make_variant(model, self.layers, ranks, seed=number)
+            variant = make_variant(onnx.load(path), self.layers, ranks, seed=number)
             written.append(self.workdir / f"variant-{number}.onnx")
             _write(written[-1], variant.model, self.lower)
             variant.model.Clear()

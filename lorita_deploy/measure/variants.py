@@ -29,6 +29,8 @@ ELEMENTWISE = frozenset(
 """Operators that a runtime may fuse into the layer before them; fused or not, their time is that layer's."""
 FOLLOWING = ELEMENTWISE | {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Flatten"}
 """Operators whose time is charged to the layer before them: it falls with the layer's width."""
+MOVING = frozenset({"Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+"""Operators that arrange a layer's outputs anew; charged to it as well."""
 
 
 @dataclass
@@ -155,13 +157,19 @@ def _pair(node: NodeProto, names: list[str]) -> list[NodeProto]:
 
 
 def _owners(nodes: list[NodeProto], layer_of: Mapping[int, str]) -> dict[int, str | None]:
-    """Whose each node is: a layer's own nodes, and what works on each of its channels and follows it."""
+    """Whose each node is: a layer's own nodes, and what works on each of its channels and follows it.
+
+    Of an attention's two products the first goes with its keys and the second with its values: with their widths they fall.
+    """
     producer = {name: place for place, node in enumerate(nodes) for name in node.output}
     owners: dict[int, str | None] = {}
     for place, node in enumerate(nodes):  # in topological order
-        before = [owners[producer[name]] for name in node.input if name in producer]
-        follows = next((owner for owner in before if owner is not None), None) if node.op_type in FOLLOWING else None
-        owners[place] = layer_of.get(place, follows)
+        before = [owners[producer[name]] if name in producer else None for name in node.input]
+        follows = next((owner for owner in before if owner is not None), None)
+        if node.op_type == "MatMul" and len(before) == 2:
+            owners[place] = layer_of.get(place, before[1])
+        else:
+            owners[place] = layer_of.get(place, follows if node.op_type in FOLLOWING | MOVING else None)
     return owners
 
 

@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..compress.calibrate import Calibration, calibrate
+from ..compress.calibrate import calibrate
 from ..compress.recover import distill
-from ..compress.widths import calibrate_groups, calibrate_heads, head_groups, narrowable_groups
 from ..networks import save_weights, survey
-from ..records import Accuracy, CompressedRecord, GroupCalibration
+from ..records import Accuracy, CompressedRecord
 from .context import Build, Stage
 from .folder import sha256_of
 from .planning import given_plan, searched_plan
@@ -48,20 +47,11 @@ def _run_calibrate(build: Build) -> str:
         criterion=options.criterion,
         network_sha256=build.collapsed.weights_sha256,
     )
-    groups = _calibrate_groups(build, found) if options.narrow else ()
+    groups = build.narrowable.calibrate(found.moments) if options.narrow else ()
     found = replace(found, record=found.record.model_copy(update={"groups": groups}))
     found.save(build.folder.path)
     line = f"{found.record.samples} examples, {len(found.record.layers)} layers, {found.record.criterion}"
     return line + (f", {len(groups)} channel groups" if groups else "")
-
-
-def _calibrate_groups(build: Build, found: Calibration) -> tuple[GroupCalibration, ...]:
-    groups = narrowable_groups(build.dense, build.task.examples, build.geometries)
-    record = found.record
-    calibrated = calibrate_groups(
-        build.dense, groups, found.moments, build.task.calibration, samples=record.samples, seed=record.seed
-    )
-    return calibrated + calibrate_heads(build.dense, head_groups(build.dense, build.geometries), found.moments)
 
 
 # ---------------------------------------------------------------------------------------------- plan

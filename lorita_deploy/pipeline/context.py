@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from ..compress.calibrate import Calibration
     from ..compress.compressor import Compressor
+    from ..compress.widths import Narrowable
     from ..train.splits import Dataset
 
 TRAINED_HERE_SIZE = 64
@@ -181,8 +182,16 @@ class Build:
         """Makes the networks that plans describe."""
         from ..compress.compressor import Compressor
 
-        task = self.task
-        return Compressor(self.dense, self.geometries, self.calibration, task.calibration, examples=task.examples)
+        return Compressor(self.dense, self.geometries, self.calibration, self.task.calibration, narrowable=self.narrowable)
+
+    @cached_property
+    def narrowable(self) -> Narrowable:
+        """What of the dense network may become narrower."""
+        from ..compress.widths import Narrowable
+
+        options, task = self.options, self.task
+        given = {"samples": options.calibration_samples, "seed": options.seed}
+        return Narrowable(self.dense, self.geometries, task.calibration, examples=task.examples, **given)
 
     @cached_property
     def offered(self) -> CandidateTable:

@@ -92,17 +92,22 @@ class BuildOptions(Part):
 
     @property
     def budget(self) -> Budget:
-        """Raises `LoritaDeployError` when two budgets are given."""
+        """Raises `LoritaDeployError` when two budgets are given, or one that the objective cannot keep."""
         given = [name for name in ("max_drop", "max_latency", "speedup") if getattr(self, name) is not None]
         if len(given) > 1:
             raise LoritaDeployError(
                 f"two budgets were given: {' and '.join('--' + name.replace('_', '-') for name in given)}",
                 fix="keep one of them",
             )
+        if self.objective != "latency" and (self.max_latency, self.speedup) != (None, None):
+            raise LoritaDeployError(
+                f"--{given[0].replace('_', '-')} is a budget of time, and --objective {self.objective} counts something else",
+                fix="give the budget as --max-drop, or leave --objective out",
+            )
         if self.max_latency is not None:
-            return Budget(max_latency_ms=milliseconds(self.max_latency), objective=self.objective)
+            return Budget(max_latency_ms=milliseconds(self.max_latency))
         if self.speedup is not None:
-            return Budget(speedup=self.speedup, objective=self.objective)
+            return Budget(speedup=self.speedup)
         drop = DEFAULT_MAX_DROP if self.max_drop is None else self.max_drop
         return Budget(max_drop=drop, objective=self.objective)
 

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 ROUNDS = 3
 """How often a plan whose time was predicted wrongly is priced and solved again."""
 CLOSE_ENOUGH = 0.05
+AIM = 0.97
+"""Share of a budget of time that a plan to be measured aims at: times repeat to two or three per cent, and a plan that aims at
+the budget itself would miss it every other time."""
 DRAFT_SECONDS = 4.0
 """Enough to tell a wrong prediction from noise; the race that decides what ships is the bench stage's."""
 
@@ -82,7 +85,7 @@ class _Planning:
             raced = bool(changed) and _shape(changed) in self.races
             measured = self._race(solution, prices) if build.on_target and changed else None
             found.append((solution, measured))
-            if measured is None or raced or abs(self.predictions[-1].error) <= CLOSE_ENOUGH:
+            if measured is None or raced or self._as_wanted(measured):
                 break
             prices = corrected(prices, build.candidates, changed, self.predictions[-1])
         for _ in range(build.options.local_search):
@@ -111,16 +114,28 @@ class _Planning:
     def _best(self, found: Sequence[tuple[Solution, LatencyRatio | None]]) -> Solution:
         """Within a budget of accuracy the fastest as measured; within one of time the least loss among those that fit,
         by true loss where rounds of local search are to be compared."""
-        budget = self.build.budget
-        if budget.max_drop is not None:
+        limit_us = self._limit_us()
+        if limit_us is None:
             return min(found, key=lambda pair: pair[1].ratio if pair[1] else pair[0].predicted_us / self.dense_us)[0]
-        asked = budget.max_latency_ms * 1e3 / self.dense_us if budget.max_latency_ms else 1 / (budget.speedup or 1.0)
-        fitting = [pair for pair in found if pair[1] is None or pair[1].ratio <= asked]
+        fitting = [pair for pair in found if pair[1] is None or pair[1].ratio <= limit_us / self.dense_us]
         if not fitting:
             return min(found, key=lambda pair: pair[1].ratio if pair[1] else 1.0)[0]
         if not self.build.options.local_search:
             return fitting[-1][0]
         return min(fitting, key=lambda pair: true_loss(self.build, self._network(pair[0])))[0]
+
+    def _limit_us(self) -> float | None:
+        """A budget of time, for the whole network; None where the budget is one of accuracy."""
+        budget = self.build.budget
+        if budget.max_latency_ms:
+            return budget.max_latency_ms * 1e3
+        return self.dense_us / budget.speedup if budget.speedup else None
+
+    def _as_wanted(self, measured: LatencyRatio) -> bool:
+        """Whether the last prediction was right, and a budget of time is kept."""
+        limit_us = self._limit_us()
+        kept = limit_us is None or measured.ratio <= limit_us / self.dense_us
+        return kept and abs(self.predictions[-1].error) <= CLOSE_ENOUGH
 
     def _race(self, solution: Solution, prices: PriceTable) -> LatencyRatio:
         """The draft's time over dense, measured; what was predicted of it is remembered beside it."""
@@ -136,10 +151,16 @@ class _Planning:
 
     def _solve(self, prices: PriceTable) -> Solution:
         """The best solution at these prices; what was built and judged on the way is remembered."""
-        budget, offered = self.build.budget, self.offered
-        if budget.max_drop is None:
-            limit_us = budget.max_latency_ms * 1e3 if budget.max_latency_ms else prices.network_us / (budget.speedup or 1.0)
-            return solve(offered.candidates, prices, budget_us=limit_us, objective=budget.objective, widths=offered.widths)
+        budget, offered, limit_us = self.build.budget, self.offered, self._limit_us()
+        if limit_us is not None:
+            aimed = solve(
+                offered.candidates,
+                prices,
+                budget_us=AIM * limit_us if self.build.on_target else limit_us,
+                widths=offered.widths,
+            )
+            return aimed if aimed.feasible else solve(offered.candidates, prices, budget_us=limit_us, widths=offered.widths)
+        assert budget.max_drop is not None
         search = Search(
             candidates=offered.candidates,
             widths=offered.widths,

@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..compress.candidates import candidates, narrow_candidates, width_offers, width_variants
-from ..compress.cuts import keep_channels
-from ..compress.heads import resize_heads
 from ..compress.plan import narrowed_widths
 from ..compress.rewrite import duplicate
-from ..compress.widths import head_widths
 from ..ports import ForTiming
 from ..records import Candidate, CandidateTable, GroupChoice, PriceTable, WidthOffer
 from .carried import bettered
@@ -92,10 +89,7 @@ def _narrowed(build: Build, widths: Sequence[WidthOffer], workdir: Path) -> Iter
     """Dense networks with fewer channels, for their times only: which channels they keep does not matter."""
     for number, kept in enumerate(width_variants(widths)):
         network = duplicate(build.dense)
-        groups, heads = build.compressor.groups, build.compressor.heads
-        keep_channels(network, [(groups[group], range(count)) for group, count in kept.items() if group in groups])
-        for attention, (qk, vo) in head_widths(heads, kept, build.geometries).items():
-            resize_heads(network, attention, qk, vo)
+        build.narrowable.resize(network, kept)
         folder = workdir / f"narrow-{number}"
         path = folder / export(build, network, "dense", folder, metadata={}, precision="fp32").path
         choices = [

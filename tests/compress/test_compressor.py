@@ -11,7 +11,7 @@ import torch
 from lorita_deploy.compress.calibrate import Calibration, calibrate
 from lorita_deploy.compress.candidates import narrow_candidates, width_offers, width_variants
 from lorita_deploy.compress.compressor import Compressor, load_compressed
-from lorita_deploy.compress.widths import calibrate_groups, narrowable_groups
+from lorita_deploy.compress.widths import Narrowable
 from lorita_deploy.errors import PlanMismatch
 from lorita_deploy.networks import save_weights
 from lorita_deploy.records import Budget, Choice, GroupChoice, Layer, Plan
@@ -20,10 +20,10 @@ from lorita_deploy.records import Budget, Choice, GroupChoice, Layer, Plan
 @pytest.fixture(scope="module")
 def compressor(trained) -> Compressor:
     found = calibrate(trained.module, trained.geometries, trained.task, samples=600)
-    groups = narrowable_groups(trained.module, trained.task.examples, trained.geometries)
-    calibrated = calibrate_groups(trained.module, groups, found.moments, trained.task.calibration, samples=600)
-    calibration = Calibration(found.record.model_copy(update={"groups": calibrated}), found.moments)
-    return Compressor(trained.module, trained.geometries, calibration, trained.task.calibration, examples=trained.task.examples)
+    task = trained.task
+    narrowable = Narrowable(trained.module, trained.geometries, task.calibration, examples=task.examples, samples=600)
+    calibration = Calibration(found.record.model_copy(update={"groups": narrowable.calibrate(found.moments)}), found.moments)
+    return Compressor(trained.module, trained.geometries, calibration, task.calibration, narrowable=narrowable)
 
 
 def choice(layer: str, k_in: int, k_out: int, rank: int | None = None) -> Choice:
@@ -73,7 +73,9 @@ def test_layers_are_fitted_behind_what_was_cut(trained, compressor) -> None:
     groups = [group.model_copy(update={"kept": group.width // 4}) for group in NARROW]
     choices = [choice("stem.0", 1, 4), choice("down.0", 4, 32, 8), choice("point", 32, 12), choice("hidden", 192, 64, 12)]
     fitted = compressor.network(choices, groups)
-    alone = narrow(trained.module, compressor._cuts(groups), compressor.readings)
+    narrowable, orders = compressor.narrowable, {each.group: each.order for each in compressor.calibration.record.groups}
+    cuts = [(narrowable.groups[each.group], sorted(orders[each.group][: each.kept])) for each in groups]
+    alone = narrow(trained.module, cuts, narrowable.readings)
     alone = rewrite(alone, {each.layer: each.rank for each in choices if each.rank}, None)
     assert kl(fitted) < 0.3 * kl(alone)
 
@@ -109,7 +111,7 @@ def test_strangers_are_named(compressor) -> None:
 def test_widths_on_offer(trained, compressor) -> None:
     record = compressor.calibration.record
     widths = width_offers(record.groups, multiple=8)
-    assert all(offer.kept[0] == compressor.groups[offer.group].width for offer in widths)
+    assert all(offer.kept[0] == compressor.narrowable.groups[offer.group].width for offer in widths)
     assert all(width % 8 == 0 for offer in widths for width in offer.kept)
     assert all(loss <= more for offer in widths for loss, more in zip(offer.losses, offer.losses[1:], strict=False))
     layers = [Layer(name=name, geometry=geo, group=name, spectrum=()) for name, geo in trained.geometries.items()]

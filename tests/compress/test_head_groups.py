@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+import copy
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from torch import nn
 from lorita_deploy.compress.calibrate import Calibration, calibrate
 from lorita_deploy.compress.candidates import narrow_candidates, width_offers
 from lorita_deploy.compress.compressor import Compressor, load_compressed
-from lorita_deploy.compress.widths import calibrate_heads, head_groups, head_widths
+from lorita_deploy.compress.widths import Narrowable
 from lorita_deploy.networks import save_weights, survey
 from lorita_deploy.ports import Task
 from lorita_deploy.records import Accuracy, Budget, Choice, Geometry, GroupChoice, Layer, Plan
@@ -41,9 +41,9 @@ def made() -> tuple[nn.Module, dict[str, Geometry], Compressor]:
     )
     geometries = survey(module, task.examples).geometries
     found = calibrate(module, geometries, task, samples=64)
-    groups = calibrate_heads(module, head_groups(module, geometries), found.moments)
-    calibration = Calibration(found.record.model_copy(update={"groups": groups}), found.moments)
-    return module, geometries, Compressor(module, geometries, calibration, task.calibration, examples=task.examples)
+    narrowable = Narrowable(module, geometries, task.calibration, examples=task.examples, samples=64)
+    calibration = Calibration(found.record.model_copy(update={"groups": narrowable.calibrate(found.moments)}), found.moments)
+    return module, geometries, Compressor(module, geometries, calibration, task.calibration, narrowable=narrowable)
 
 
 def choice(layer: str, k_in: int, k_out: int, rank: int | None = None) -> Choice:
@@ -54,7 +54,7 @@ def choice(layer: str, k_in: int, k_out: int, rank: int | None = None) -> Choice
 def test_planted_ranks_are_free_and_the_function_is_kept(made) -> None:
     module, _, compressor = made
     groups = {each.group: each for each in compressor.calibration.record.groups}
-    assert set(groups) == {f"encoder.{block}.attention.{side}" for block in (0, 1) for side in ("qk", "vo")}
+    assert set(groups) >= {f"encoder.{block}.attention.{side}" for block in (0, 1) for side in ("qk", "vo")}
     curve = groups["encoder.1.attention.qk"].loss_at_width
     assert len(curve) == 33
     assert curve[4 * 3] <= 1e-6 * curve[0] < curve[4 * 2]
@@ -92,16 +92,38 @@ def test_one_side_alone_leaves_the_other_as_it_is_and_factors_beside_it(made, tm
     torch.testing.assert_close(loaded(images), network(images))
 
 
-def test_widths_keep_heads_whole_and_narrowed_heads_are_not_factored(made) -> None:
+def test_queries_of_narrower_heads_are_fitted_behind_what_was_cut_and_can_be_factored(made) -> None:
+    """Without fitting, narrow queries and keys of the second block would keep the error of the first one's."""
+    module, _, compressor = made
+    groups = [
+        GroupChoice(group="encoder.0.attention.vo", width=32, kept=8),
+        GroupChoice(group="encoder.1.attention.qk", width=32, kept=24),
+    ]
+    images = compressor.dense_outputs.inputs[0]
+
+    def queries(network: nn.Module) -> torch.Tensor:
+        seen: list[torch.Tensor] = []
+        handle = network.encoder[1].attention.q.register_forward_hook(lambda _, __, output: seen.append(output.flatten(0, 1)))
+        with torch.no_grad():
+            network(images)
+        handle.remove()
+        return seen[0]
+
+    fitted, alone = compressor.network([], groups), copy.deepcopy(module)
+    bases = compressor.narrowable.narrow(alone, groups, {}, compressor.calibration.moments)
+    expected = bases["encoder.1.attention.q"].outputs(queries(module))
+    assert (queries(fitted) - expected).norm() < 0.9 * (queries(alone) - expected).norm()
+    factored = compressor.network([choice("encoder.1.attention.q", 32, 24, 12)], groups)
+    assert [tuple(part.weight.shape) for part in factored.encoder[1].attention.q] == [(12, 32), (24, 12)]
+
+
+def test_widths_keep_heads_whole(made) -> None:
     _, geometries, compressor = made
     record = compressor.calibration.record
     widths = width_offers(record.groups, multiple=8)
     assert all(kept % 8 == 0 and kept % 4 == 0 for offer in widths for kept in offer.kept)
     layers = [Layer(name=name, geometry=geometry, group=name, spectrum=()) for name, geometry in geometries.items()]
-    for each in narrow_candidates(layers, record, widths, multiple=8, precision="fp32"):
-        if each.layer.rpartition(".")[2] in "qkv" and each.k_out < 32:
-            assert each.rank is None, each.key
-    sides = head_groups(compressor.dense, geometries)
-    found = head_widths(sides, {"encoder.0.attention.vo": 16}, geometries)
-    assert list(found.values()) == [(8, 4)]
-    assert prod(next(iter(found.values()))) == 32
+    found = narrow_candidates(layers, record, widths, multiple=8, precision="fp32")
+    assert any(each.rank and each.layer.endswith(".q") and each.k_out < 32 for each in found)
+    widths_per_head = compressor.narrowable.head_widths({"encoder.0.attention.vo": 16})
+    assert list(widths_per_head.values()) == [(None, 4)]

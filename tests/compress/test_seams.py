@@ -11,11 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lorita_deploy.compress.calibrate import calibrate
+from lorita_deploy.compress.compressor import Compressor
+from lorita_deploy.compress.cuts import take_shapes
 from lorita_deploy.compress.seam_rewriting import Seam, multiply_out, narrow_seam, resize_seam
 from lorita_deploy.compress.seams import Seams, linear_seams
+from lorita_deploy.compress.widths import Narrowable
 from lorita_deploy.errors import BadNetwork
 from lorita_deploy.networks import load_weights, save_weights, survey
-from lorita_deploy.records import Geometry
+from lorita_deploy.ports import Task
+from lorita_deploy.records import Accuracy, Geometry, GroupChoice
 
 
 def seams_of(net: nn.Module, x: Tensor) -> Seams:
@@ -227,7 +232,10 @@ def test_the_weights_travel_through_a_file(width: int | None, tmp_path: Path) ->
     found = multiply_out(net, seam) if width is None else narrow_seam(net, seam, width)
     save_weights(found, tmp_path / "net.safetensors")
     skeleton = lively(SmallCNN())
-    resize_seam(skeleton, seam, width)
+    if width is None:
+        resize_seam(skeleton, seam)
+    else:
+        take_shapes(skeleton, tmp_path / "net.safetensors")
     load_weights(skeleton, tmp_path / "net.safetensors")
     assert torch.equal(skeleton(IMAGES), found(IMAGES))
 
@@ -256,3 +264,37 @@ def test_mobilenets_linear_bottlenecks_are_seams() -> None:
     assert [seam.first for seam in found][:1] == ["features.1.conv.1"]
     for seam in found:
         assert_same(multiply_out(net, seam), net, x)
+
+
+def test_below_its_rank_a_seam_goes_by_the_data() -> None:
+    """Directions that inputs do not take, or whose outputs the loss does not mind, go first, and constants cost nothing."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.Conv2d(12, 6, 1), nn.Flatten(), nn.Linear(6 * 100, 4))
+    net = lively(net)
+    images = 1.0 + torch.randn(256, 3, 12, 12) * torch.tensor([1.0, 0.03, 1.0])[:, None, None]
+    task = Task(
+        examples=(images[:1],),
+        calibration=[(images,)],
+        evaluate=lambda _: Accuracy(metric="score", split="validation", correct=1.0, total=1),
+    )
+    geometries = survey(net, task.examples).geometries
+    found = calibrate(net, geometries, task, samples=256)
+    narrowable = Narrowable(net, geometries, task.calibration, examples=task.examples)
+    (group,) = (each for each in narrowable.calibrate(found.moments) if each.group == "0.seam")
+    assert (group.width, group.producers, group.consumers) == (12, ("0",), {"2": 1})
+    assert group.loss_at_width[6] == 0.0 < group.loss_at_width[3]
+    assert "0" not in narrowable.groups
+
+    def error(network: nn.Module) -> float:
+        with torch.no_grad():
+            return float((network(images).softmax(1) - net(images).softmax(1)).norm())
+
+    (seam,) = narrowable.seams.values()
+    assert error(narrow_seam(net, seam, 3, found.moments["0"])) < 0.7 * error(narrow_seam(net, seam, 3))
+    compressor = Compressor(net, geometries, found, task.calibration, narrowable=narrowable)
+    fitted = compressor.network([], [GroupChoice(group="0.seam", width=12, kept=6)])
+    assert (fitted[0].out_channels, fitted[1].num_features, fitted[2].in_channels) == (6, 6, 6)
+    assert_same(fitted, net, images)
+    timed = copy.deepcopy(net)
+    narrowable.resize(timed, {"0.seam": 4})
+    assert timed(images[:1]).shape == (1, 4)

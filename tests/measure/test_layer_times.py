@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx.helper import make_node
 from small_onnx import write_small_onnx
 
 from lorita_deploy.devices.local import LocalDevice
@@ -129,9 +130,25 @@ def test_what_follows_a_layer_is_its_own_and_the_rest_is_nobodys(tmp_path: Path)
     )
     assert owners["Relu1"] == "stem"
     assert owners["Add3"] == "body.0", "the residual sum is fused into the convolution before it"
-    assert owners["Reshape7"] is None
+    assert owners["Reshape7"] == "body.1", "its outputs in another arrangement"
     assert owners["ReduceMean10"] is None
     assert variant.owner("ReorderOutput_token_7", "stem") == "stem"
+
+
+def test_an_attentions_products_are_its_keys_and_values() -> None:
+    """Their cost falls with the widths of the heads."""
+    nodes = [make_node("MatMul", ["x", f"{name}.weight"], [name]) for name in "qkv"]
+    nodes += [make_node("Reshape", [name, "heads"], [f"{name}h"]) for name in "qkv"]
+    orders = {"q": [0, 2, 1, 3], "k": [0, 2, 3, 1], "v": [0, 2, 1, 3]}
+    nodes += [make_node("Transpose", [f"{name}h"], [f"{name}t"], perm=perm) for name, perm in orders.items()]
+    nodes += [make_node("MatMul", ["qt", "kt"], ["scores"]), make_node("Softmax", ["scores"], ["weights"])]
+    nodes += [make_node("MatMul", ["weights", "vt"], ["mixed"]), make_node("Transpose", ["mixed"], ["back"], perm=orders["q"])]
+    nodes += [make_node("Reshape", ["back", "flat"], ["joined"]), make_node("MatMul", ["joined", "o.weight"], ["y"])]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "attention", [], []))
+    names = [node.output[0] for node in model.graph.node]
+    layers = {each: Geometry(kind="linear", out_channels=8, in_channels=8) for each in "qkvo"}
+    owners = dict(zip(names, make_variant(model, layers, {}).owners.values(), strict=True))
+    assert (owners["scores"], owners["weights"], owners["mixed"], owners["back"], owners["y"]) == ("k", None, "v", "v", "o")
 
 
 def test_the_ladder_measures_every_rank_and_mixes_them() -> None:
@@ -173,7 +190,7 @@ def test_the_profilers_own_cost_is_taken_off_and_repeats_are_pooled(tmp_path: Pa
     assert (call_us, node_us) == (pytest.approx(1.0), pytest.approx(-2.0)), "half a microsecond each, and one for the call"
 
     def run(us: float) -> ProfiledArtifact:
-        named = [(f"{places['Conv0']}_nchwc", 10.0), ("ReorderOutput", 5.0), (places["Reshape7"], 9.0)]
+        named = [(f"{places['Conv0']}_nchwc", 10.0), ("ReorderOutput", 5.0), (places["ReduceMean10"], 9.0)]
         named += [(f"fused {places['Gemm11']}", us), (places["Gemm12"], 3.0)]
         nodes = tuple(NodeTime(name=name, op="?", us=each) for name, each in named)
         return ProfiledArtifact(name="v", sha256="", runs=1, whole_us=40.0, nodes=nodes)

@@ -64,6 +64,7 @@ def test_config_file(tmp_path):
         ({"target": "jetson-nano", "precision": "int8"}, "jetson-nano does not run int8"),
         ({"opset": 21}, "cpu reads opsets up to 20"),
         ({"max_drop": 1.0, "speedup": 2.0}, "two budgets"),
+        ({"speedup": 2.0, "objective": "macs"}, "counts something else"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_runs(tmp_path, changes, message):
