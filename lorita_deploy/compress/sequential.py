@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..forms import fill_pair, form, replace_layer
 from ..networks import evaluating
 from .bases import Basis
+from .cuts import bias_of
 from .moments import Criterion, Moments
 from .rewrite import factors
 from .spectrum import finite_matrix
@@ -107,7 +108,7 @@ def rewrite_in_sequence(
             target = bases[name].outputs(target)
         for handle in handles.pop(name):  # before the hooks pass to what replaces the layer
             handle.remove()
-        refit(network, name, ranks[name], drift(target, found), moments[name], criterion)
+        refit(network, name, ranks[name], correction(target, found), moments[name], criterion)
         refitted: Tensor = network.get_submodule(name)(*inputs)
         return refitted
 
@@ -156,59 +157,72 @@ def _largest_activation(module: nn.Module, one: tuple[Tensor, ...]) -> int:
 
 
 @dataclass(frozen=True)
-class Drift:
-    """What has become of a layer's outputs, over examples and positions, float64 on the CPU."""
+class Correction:
+    """What brings a layer's outputs z closest to those it had, y: z becomes T z plus a constant. float64 on the CPU."""
 
     mean: Tensor
     """(m,) of z."""
-    covariance: Tensor
-    """(m, m) of z, centred."""
     target_mean: Tensor
     """(m,) of y."""
-    cross: Tensor
-    """(m, m) E[(y - E y)(z - E z)']"""
+    left: Tensor
+    right: Tensor | None
+    """T = I + left right, (m, k) and (k, m); None: T = I + left."""
+    covariance: Tensor
+    """(m, m) of T z."""
+
+    def __matmul__(self, matrix: Tensor) -> Tensor:
+        """T ``matrix``"""
+        found: Tensor = matrix + self.left @ (matrix if self.right is None else self.right @ matrix)
+        return found
 
 
-def drift(target: Tensor, found: Tensor) -> Drift:
-    """Joint moments of y = ``target`` and z = ``found``, both (rows, m); products in float32."""
-    mean, target_mean = found.mean(0), target.mean(0)
-    found, target = found - mean, target - target_mean
-    count = len(found)
-    covariance, cross = found.T @ found / count, target.T @ found / count
-    return Drift(*(each.double().cpu() for each in (mean, covariance, target_mean, cross)))
+def correction(target: Tensor, found: Tensor) -> Correction:
+    """From y = ``target`` and z = ``found``, both (rows, m): the ridge regression that is pulled towards T = I.
 
-
-def correction(drift: Drift) -> Tensor:
-    """(m, m) the linear map that brings z closest to y."""
+    T = I + (E y z' - E z z') (E z z' + p)^-1, centred. With fewer rows than outputs, as behind a flatten, it differs from I by
+    a matrix of that rank, and is found from a system of so many equations.
+    """
     import torch
 
-    identity = torch.eye(len(drift.mean), dtype=torch.float64)
-    pull = SHRINKAGE * drift.covariance.diagonal().mean().clamp_min(1e-30) * identity
-    found: Tensor = torch.linalg.solve(drift.covariance + pull, (drift.cross + pull).T)
-    return found.T
+    mean, target_mean = found.mean(0), target.mean(0)
+    z, off = found - mean, (target - target_mean) - (found - mean)
+    count, outputs = z.shape
+    pull = SHRINKAGE * float(z.square().mean().clamp_min(1e-30))
+    right: Tensor | None
+    if count < outputs:
+        z, off = z.double().cpu(), off.double().cpu()
+        right = torch.linalg.solve(z @ z.T / count + pull * torch.eye(count, dtype=z.dtype), z)
+        left = off.T / count
+        z = z + (z @ right.T) @ left.T
+        covariance = z.T @ z / count
+    else:
+        second, cross = ((each.T @ z / count).double().cpu() for each in (z, off))
+        right, ridge = None, pull * torch.eye(outputs, dtype=torch.float64)
+        left = torch.linalg.solve(second + ridge, cross.T).T
+        covariance = second + left @ second
+        covariance = covariance + covariance @ left.T
+    return Correction(mean.double().cpu(), target_mean.double().cpu(), left, right, covariance)
 
 
-def refit(network: nn.Module, name: str, rank: int | None, drift: Drift, moments: Moments, criterion: Criterion) -> None:
+def refit(
+    network: nn.Module, name: str, rank: int | None, correction: Correction, moments: Moments, criterion: Criterion
+) -> None:
     """Replace the layer ``name`` by the best pair for outputs that have drifted: the truncation of T W, T full.
 
     Without a rank the layer stays, with the weight T W.
     """
-    import torch
-
     layer = network.get_submodule(name)
     matrix = finite_matrix(network, name).double().cpu()
-    old = torch.zeros(len(matrix), dtype=torch.float64)
-    if layer.bias is not None:
-        old = layer.get_parameter("bias").detach().double().cpu()
-    T = correction(drift)
+    old = bias_of(layer)
+    unbiased = (correction @ (correction.mean - old)[:, None])[:, 0]
     if rank is None:
         weight = layer.get_parameter("weight")
-        weight.data.copy_((T @ matrix).reshape(weight.shape))
+        weight.data.copy_((correction @ matrix).reshape(weight.shape))
         if layer.bias is not None:
-            layer.get_parameter("bias").data.copy_(drift.target_mean - T @ (drift.mean - old))
+            layer.get_parameter("bias").data.copy_(correction.target_mean - unbiased)
         return
-    corrected = replace(moments, mean=old + T @ (drift.mean - old), covariance=T @ drift.covariance @ T.T)
-    first, second, bias = factors(T @ matrix, old, rank, corrected, criterion)
+    corrected = replace(moments, mean=old + unbiased, covariance=correction.covariance)
+    first, second, bias = factors(correction @ matrix, old, rank, corrected, criterion)
     pair = form("pair").build(layer, rank)
-    fill_pair(pair, first, second, bias + drift.target_mean - corrected.mean)
+    fill_pair(pair, first, second, bias + correction.target_mean - corrected.mean)
     replace_layer(network, name, pair)

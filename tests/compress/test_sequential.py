@@ -12,7 +12,7 @@ from torch.nn import functional
 from lorita_deploy.compress.calibrate import calibrate
 from lorita_deploy.compress.recover import distill
 from lorita_deploy.compress.rewrite import duplicate, rewrite
-from lorita_deploy.compress.sequential import SHRINKAGE, correction, dense_outputs, drift, rewrite_in_sequence
+from lorita_deploy.compress.sequential import SHRINKAGE, correction, dense_outputs, rewrite_in_sequence
 
 HARD = {"stem.0": 4, "down.0": 9, "inner.0": 8, "point": 10, "hidden": 14}
 
@@ -35,14 +35,22 @@ def kl(trained, network: nn.Module) -> float:
     return float(functional.kl_div(q, p, log_target=True, reduction="batchmean"))
 
 
-def test_the_correction_is_the_ridge_regression_of_the_targets() -> None:
+@pytest.mark.parametrize(("rows", "outputs"), [(400, 6), (40, 64)])
+def test_the_correction_is_the_ridge_regression_of_the_targets(rows: int, outputs: int) -> None:
     draw = torch.Generator().manual_seed(0)
-    z = torch.randn(400, 6, generator=draw, dtype=torch.float64) @ torch.randn(6, 6, generator=draw, dtype=torch.float64)
-    y = z @ torch.randn(6, 6, generator=draw, dtype=torch.float64) + torch.randn(400, 6, generator=draw, dtype=torch.float64)
-    z, y = z - z.mean(0), y - y.mean(0)
-    pull = (SHRINKAGE * float(z.square().mean()) * 400) ** 0.5 * torch.eye(6, dtype=torch.float64)
-    expected = torch.linalg.lstsq(torch.cat([z, pull]), torch.cat([y, pull])).solution.T
-    torch.testing.assert_close(correction(drift(y + 3.0, z - 5.0)), expected)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+    z = random(rows, outputs) @ random(outputs, outputs)
+    y = z @ random(outputs, outputs) + random(rows, outputs)
+    z, y, eye = z - z.mean(0), y - y.mean(0), torch.eye(outputs, dtype=torch.float64)
+    pull = (SHRINKAGE * float(z.square().mean()) * rows) ** 0.5 * eye
+    T = torch.linalg.lstsq(torch.cat([z, pull]), torch.cat([y, pull])).solution.T
+    found = correction(y + 3.0, z - 5.0)
+    torch.testing.assert_close(found @ eye, T)
+    torch.testing.assert_close(found.covariance, T @ (z.T @ z / rows) @ T.T, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close((found.mean, found.target_mean), ((z - 5.0).mean(0), (y + 3.0).mean(0)))
 
 
 def test_where_nothing_has_drifted_nothing_is_corrected(trained, moments) -> None:
