@@ -1,9 +1,9 @@
 """What compressing costs: seconds and peak memory of each stage from the dense network to the compressed one.
 
-    python benchmarks/compress_cost.py [NAME ...]        writes benchmarks/compress_cost.md, a row after each network
+    python benchmarks/compress_cost.py [NAME ...]        writes benchmarks/compress_cost.json and, from it, .md, row by row
 
-fcn, resnet20 and vgg16 are trained on digits first, which is not counted; the 224-pixel networks have random weights. The peak
-is the process's so far, training included. Run it alone.
+fcn, resnet20 and vgg16 are trained on digits first, which is not counted; the 224-pixel networks have random weights and 64
+calibration images. The peak is the process's so far, training included. Run it alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from setting import HERE, heading, load, random_images, table
+from setting import HERE, heading, keep, load, random_images, table
 
 UNTRAINED = {"train": False, "input_size": 224, "calibration_samples": 64, "speedup": 1.3}
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -24,7 +24,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "resnet20": {"model": "resnet20"},
     "vgg16-32": {"model": "vgg16"},
     "resnet50-224": {"model": "torchvision:resnet50", **UNTRAINED},
-    "vit_b_16": {"model": "torchvision:vit_b_16", **UNTRAINED},
+    "vit_b_16-224": {"model": "torchvision:vit_b_16", **UNTRAINED},
+    "vgg16-224": {"model": "torchvision:vgg16_bn", **UNTRAINED},
 }
 STAGES = ("collapse", "calibrate", "price", "plan", "compress")
 
@@ -54,11 +55,12 @@ def run(options: dict[str, Any], folder: Path, images: Path) -> dict[str, tuple[
     return found
 
 
-def document(rows: dict[str, dict[str, tuple[float, float]]], before: float) -> str:
-    lines = heading("What compressing costs", "compress_cost.py", before)
+def document(rows: dict[str, dict[str, Any]]) -> str:
+    lines = heading("What compressing costs", "compress_cost.py", max(row["load"] for row in rows.values()))
     lines += ["Seconds (peak GB so far) of each stage.", ""]
     cells = []
-    for name, stages in rows.items():
+    for name in (each for each in NETWORKS if each in rows):
+        stages = rows[name]["stages"]
         whole = sum(stages[stage][0] for stage in STAGES)
         each = [f"{stages[stage][0]:.1f} ({stages[stage][1]:.1f})" for stage in STAGES]
         cells.append((name, *each, f"{stages['plan'][0] + stages['compress'][0]:.1f}", f"{whole:.0f}"))
@@ -66,14 +68,13 @@ def document(rows: dict[str, dict[str, tuple[float, float]]], before: float) -> 
 
 
 def main() -> None:
-    rows: dict[str, dict[str, tuple[float, float]]] = {}
-    before = load()
     with tempfile.TemporaryDirectory() as scratch:
         images = random_images(Path(scratch) / "images", 128)
         for name in sys.argv[1:] or NETWORKS:
-            rows[name] = run(NETWORKS[name], Path(scratch) / name, images)
-            print(name, rows[name], flush=True)
-            (HERE / "compress_cost.md").write_text(document(rows, before))
+            before = load()
+            row = {"load": before, "stages": run(NETWORKS[name], Path(scratch) / name, images)}
+            print(name, row, flush=True)
+            (HERE / "compress_cost.md").write_text(document(keep(HERE / "compress_cost.json", name, row)))
 
 
 if __name__ == "__main__":
