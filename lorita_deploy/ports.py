@@ -50,6 +50,8 @@ class ModelSpec:
     """Number of classes of the network as published; None: as many as the data has."""
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
     """Recipes by name, ``recipe`` among them or not."""
+    sample: Path | None = None
+    """Weights of a network that was trained before and ships with the plug-in, its `SampleRecord` beside it (.json)."""
 
     def recipe_called(self, name: str | None) -> Recipe:
         """The recipe of this name, or in this TOML file; None: ``recipe``. Raises `UnknownName`, `BadRecord`."""

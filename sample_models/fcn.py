@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lorita_deploy.ports import ModelSpec
 
-from .shipped import DEFAULT, recipes
+from .shipped import DEFAULT, recipes, sample
 
 
 class FullyConnected(nn.Module):
@@ -35,6 +35,7 @@ FCN = ModelSpec(
     build=FullyConnected,
     recipe=RECIPES[DEFAULT],
     recipes=RECIPES,
+    sample=sample("fcn"),
     channels=1,
     input_size=28,
 )

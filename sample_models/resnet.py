@@ -7,7 +7,7 @@ from torch.nn.functional import pad
 
 from lorita_deploy.ports import ModelSpec
 
-from .shipped import DEFAULT, recipes
+from .shipped import DEFAULT, recipes, sample
 
 
 class Block(nn.Module):
@@ -62,4 +62,5 @@ RESNET20 = ModelSpec(
     build=ResNet,
     recipe=RECIPES[DEFAULT],
     recipes=RECIPES,
+    sample=sample("resnet20"),
 )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lorita_deploy.ports import ModelSpec
 
-from .shipped import DEFAULT, recipes
+from .shipped import DEFAULT, recipes, sample
 
 WIDTHS = (64, 128, 256, 512, 512)
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -51,6 +51,7 @@ def _spec(depth: int) -> ModelSpec:
         build=partial(VGG, depth=depth),
         recipe=RECIPES[DEFAULT],
         recipes=RECIPES,
+        sample=sample(f"vgg{depth}"),
     )
 
 

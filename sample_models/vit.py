@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lorita_deploy.ports import ModelSpec
 
-from .shipped import DEFAULT, recipes
+from .shipped import DEFAULT, recipes, sample
 
 
 class Attention(nn.Module):
@@ -84,4 +84,5 @@ VIT = ModelSpec(
     build=VisionTransformer,
     recipe=RECIPES[DEFAULT],
     recipes=RECIPES,
+    sample=sample("vit"),
 )

@@ -20,6 +20,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "out": "Build folder  [default: build/<model>-<target>]",
         "checkpoint": "Weights to start from, factored in balance: safetensors, or a .pt file that holds tensors only.",
         "checkpoint_format": "lorita: a checkpoint of the published LoRITa code (ResNets), collapsed exactly.",
+        "sample": "Take the trained network that ships with the model instead of training one.",
         "input_size": "Height and width of the network's input  [default: the model's own]",
         "classes": "Number of classes  [default: as many as the data has]",
     },

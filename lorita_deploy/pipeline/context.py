@@ -31,6 +31,7 @@ from ..records import (
     PriceTable,
     Receipt,
     Recipe,
+    SampleRecord,
     Settings,
 )
 from ..targets import is_local, load_target
@@ -85,7 +86,22 @@ class Build:
 
     @property
     def trains(self) -> bool:
-        return self.options.train and self.own_model is None
+        return self.options.train and not self.options.sample and self.own_model is None
+
+    @cached_property
+    def checkpoint(self) -> Path | None:
+        """The weights to start from. Raises `LoritaDeployError` where the model's own are asked for and there are none."""
+        given = self.options.checkpoint
+        if not self.options.sample:
+            return Path(given) if given else None
+        if given:
+            raise LoritaDeployError("--sample and --checkpoint both name weights", fix="keep one of them")
+        if self.spec.sample is None or not self.spec.sample.exists():
+            raise LoritaDeployError(
+                f"no trained network of {self.spec.name} ships with it",
+                fix="leave out --sample to train one, or give --checkpoint",
+            )
+        return self.spec.sample
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -130,7 +146,11 @@ class Build:
     @property
     def data_name(self) -> str | None:
         """The labelled data set; None where only unlabelled images were given."""
-        return self.options.data or (None if self.options.calibration else DEFAULT_DATA)
+        if self.options.data or self.options.calibration:
+            return self.options.data
+        if self.options.sample and self.checkpoint:
+            return SampleRecord.load(self.checkpoint.with_suffix(".json")).dataset
+        return DEFAULT_DATA
 
     @cached_property
     def dataset(self) -> Dataset:

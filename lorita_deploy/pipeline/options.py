@@ -39,6 +39,8 @@ class BuildOptions(Part):
     checkpoint: str | None = None
     checkpoint_format: Literal["plain", "lorita"] = "plain"
     """``lorita``: the published code's chains of factors."""
+    sample: bool = False
+    """Take the model's shipped network instead of training one."""
     train: bool = True
     recipe: str | None = None
     """The name of one of the model's recipes, or a TOML file."""

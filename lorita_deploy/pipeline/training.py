@@ -35,7 +35,7 @@ def _train_key(build: Build) -> dict[str, Any]:
         "recipe": build.recipe.model_dump(),
         "input_size": build.input_size,
         "classes": build.classes,
-        "checkpoint": build.options.checkpoint and sha256_of(Path(build.options.checkpoint)),
+        "checkpoint": build.checkpoint and sha256_of(build.checkpoint),
         **({"teacher": sha256_of(Path(build.options.teacher))} if build.options.teacher else {}),
     }
 
@@ -92,8 +92,8 @@ def forecast(options: BuildOptions) -> TrainingForecast:
 def untrained(build: Build) -> nn.Module:
     """The plain network that the training starts from: fresh from the seed, or the checkpoint's weights."""
     module = build.blank()
-    if build.options.checkpoint:
-        load_plain_weights(module, Path(build.options.checkpoint), build.options.checkpoint_format)
+    if build.checkpoint:
+        load_plain_weights(module, build.checkpoint, build.options.checkpoint_format)
     return module
 
 
@@ -127,7 +127,7 @@ def _collapse_key(build: Build) -> dict[str, Any]:
     if build.own_model is not None:
         given = weights_digest(build.own_model)
     elif not build.trains:
-        given = options.checkpoint and sha256_of(Path(options.checkpoint))
+        given = build.checkpoint and sha256_of(build.checkpoint)
     return {
         "model": options.model,
         "given": (given, options.checkpoint_format),
@@ -153,8 +153,8 @@ def _run_collapse(build: Build) -> str:
         trained = TrainRecord.load(build.folder / "trained.json")
         structure(module, trained.recipe, trained.best_epoch)
         load_weights(module, build.folder / "trained.safetensors")
-    elif build.options.checkpoint:
-        load_plain_weights(module, Path(build.options.checkpoint), build.options.checkpoint_format)
+    elif build.checkpoint:
+        load_plain_weights(module, build.checkpoint, build.options.checkpoint_format)
     elif build.own_model is None:
         build.watch.note("no --checkpoint was given: the weights are random")
     module.eval()
@@ -188,17 +188,19 @@ def _run_collapse(build: Build) -> str:
 
 
 def load_plain_weights(module: nn.Module, path: Path, form: str = "plain") -> None:
-    """Load a checkpoint of the plain network, its attentions open or not, or one of a LoRITa training (factors), which is
-    collapsed; ``form`` as in `BuildOptions.checkpoint_format`.
+    """Load a checkpoint of the plain network, its attentions open or not and its weights factored or not, or one of a LoRITa
+    training, which is collapsed; ``form`` as in `BuildOptions.checkpoint_format`.
 
     Raises `BadCheckpoint`.
     """
     from ..compress.opening import opened_weights
     from ..train.composition import collapse
+    from ..train.factored import multiplied_out
     from ..train.published import read_published
     from ..train.structure import structure_like
 
-    tensors = read_published(path) if form == "lorita" else opened_weights(module, read_weights(path))
+    read = multiplied_out(read_weights(path), where=path) if form == "plain" else read_published(path)
+    tensors = opened_weights(module, read)
     load_weights(structure_like(module, tensors), path, tensors)
     collapse(module)
 

@@ -87,6 +87,7 @@ from .training import (
     LeftAlone as LeftAlone,
     Phase as Phase,
     Recipe as Recipe,
+    SampleRecord as SampleRecord,
     TrainingForecast as TrainingForecast,
     TrainRecord as TrainRecord,
 )

@@ -157,3 +157,20 @@ class TrainingForecast(Document):
     @property
     def total_s(self) -> float:
         return self.epochs * self.epoch_s
+
+
+class SampleRecord(Document):
+    """A trained network that ships with the program. File ``<model>.json``; the weights lie beside it."""
+
+    SCHEMA = "sample"
+
+    data: DataSummary
+    trained: TrainRecord
+    dataset: str
+    """The data set's name for ``--data``."""
+    test: Accuracy
+    """Of the network as it is stored."""
+    weights_sha256: str
+    """Of the file."""
+    largest_difference: float
+    """Of the logits from those of the network as it was trained, over all test images; the answers are the same."""

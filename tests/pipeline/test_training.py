@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ from lorita_deploy.errors import BadCheckpoint, BadData, LoritaDeployError, Unkn
 from lorita_deploy.networks import read_weights, save_weights
 from lorita_deploy.pipeline import Watch, build, forecast, make_options
 from lorita_deploy.ports import ModelSpec
-from lorita_deploy.records import CollapsedRecord, Recipe, TrainRecord
+from lorita_deploy.records import Accuracy, CollapsedRecord, DataSummary, Recipe, SampleRecord, TrainRecord
 from lorita_deploy.train.composition import factored_layers, factorize
+from lorita_deploy.train.factored import save_factored
 
 
 def network(classes: int, input_size: int) -> nn.Module:
@@ -31,8 +34,6 @@ NAME = f"{__name__}:TINY"
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """``--model test_training:TINY`` finds this very module."""
-    import sys
-
     monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
 
 
@@ -162,6 +163,30 @@ def test_options_that_do_not_go_together_name_themselves(tmp_path: Path) -> None
     with pytest.raises(UnknownName, match="no recipe of tiny called 'fast'"):
         run(tmp_path / "out", recipe="fast")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_shipped_network_is_taken_with_its_data(dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "tiny.safetensors"
+    save_factored(read_weights(dense), {"4"}, weights, lambda _: True)
+    trained, test = record(dense.parent), Accuracy(metric="accuracy", split="test", correct=1.0, total=1)
+    shipped = SampleRecord(
+        data=DataSummary.load(dense.parent / "data.json"), trained=trained, dataset="digits", test=test,
+        weights_sha256="0" * 64, largest_difference=0.0,
+    )  # fmt: skip
+    shipped.save(tmp_path / "tiny.json")
+    monkeypatch.setattr(sys.modules[__name__], "TINY", dataclasses.replace(TINY, sample=weights))
+    run(tmp_path / "build", until="collapse", sample=True)
+    assert not (tmp_path / "build" / "trained.json").exists()
+    found, expected = (CollapsedRecord.load(folder / "collapsed.json") for folder in (tmp_path / "build", dense.parent))
+    assert found.accuracy[0].total == expected.accuracy[0].total
+    assert abs(found.accuracy[0].correct - expected.accuracy[0].correct) <= 3
+    with pytest.raises(LoritaDeployError, match="both name weights"):
+        run(tmp_path / "two", sample=True, checkpoint=str(dense))
+
+
+def test_where_nothing_ships_it_is_said(tmp_path: Path) -> None:
+    with pytest.raises(LoritaDeployError, match="no trained network of tiny ships"):
+        run(tmp_path, until="collapse", sample=True)
 
 
 def test_a_stopped_training_keeps_its_checkpoint_and_goes_on(tmp_path: Path) -> None:

@@ -1,0 +1,162 @@
+"""Trains the networks that ship, N = 3, and their twins without LoRITa, N = 1, each with its own best weight decay.
+
+    python benchmarks/samples.py MODEL --data folder:DIR --dataset NAME --folder RUNS [--seeds 3] [--epochs E] [--ship]
+
+A run is a build up to the collapsed network in a folder of its own under RUNS: stopped, it goes on where it was. The decay of
+the twin is the one with most right validation images, at seed 0. Test images are looked at when everything is chosen. With
+--ship the network of seed 0 goes to sample_models/checkpoints, as small as gives the same answers to all test images, logits
+within 1e-3. Rows in benchmarks/samples.json and, from it, samples.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from setting import HERE, heading, keep, load, table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorita_deploy.records import TrainRecord
+
+SAME_LOGITS = 1e-3
+SHIPPED = 3
+"""N of the networks that ship."""
+DECAYS = (0.25, 1.0, 4.0)
+"""Weight decays that a twin is trained with, as multiples of the recipe's."""
+
+
+def run(given: argparse.Namespace, depth: int, decay: float | None, seed: int) -> tuple[Path, TrainRecord]:
+    """One training, and its folder."""
+    from lorita_deploy.pipeline import build
+    from lorita_deploy.pipeline.options import make_options
+    from lorita_deploy.records import TrainRecord
+
+    name = f"{given.model}-n{depth}" + (f"-decay{decay:g}" if decay else "") + f"-seed{seed}"
+    folder = Path(given.folder) / name
+    options = {"model": given.model, "data": given.data, "depth": depth, "weight_decay": decay, "seed": seed}
+    build(make_options(**options, epochs=given.epochs, out=str(folder)), until="collapse")
+    record = TrainRecord.load(folder / "trained.json")
+    row = {
+        "load": load(),
+        "model": given.model,
+        "dataset": given.dataset,
+        "depth": depth,
+        "decay": record.recipe.weight_decay,
+        "seed": seed,
+        "epochs": len(record.epochs),
+        "validation": record.epochs[record.best_epoch - 1].validation.value,
+        "test": record.test.value if record.test else None,
+        "images": record.test.total if record.test else 0,
+        "rank": record.epochs[-1].rank_fraction,
+        "device": record.device,
+    }
+    print(name, row, flush=True)
+    rows = keep(HERE / "samples.json", name, row)
+    (HERE / "samples.md").write_text(document(rows))
+    return folder, record
+
+
+def ship(given: argparse.Namespace, folder: Path) -> None:
+    """Write the checkpoint of a finished run, and its record."""
+    import torch
+
+    from lorita_deploy.measure.accuracy import accuracy
+    from lorita_deploy.networks import read_weights
+    from lorita_deploy.ports import find_model
+    from lorita_deploy.records import CollapsedRecord, DataSummary, SampleRecord, TrainRecord
+    from lorita_deploy.train.datasets import load_dataset
+    from lorita_deploy.train.factored import multiplied_out, save_factored
+
+    spec = find_model(given.model)
+    assert spec.sample is not None
+    record = CollapsedRecord.load(folder / "collapsed.json")
+    tensors = read_weights(folder / "collapsed.safetensors")
+    trained = TrainRecord.load(folder / "trained.json")
+    dataset = load_dataset(given.data, shape=spec.input_shape(), seed=trained.recipe.seed)
+    module = spec.build(record.classes, spec.input_size).eval()
+
+    def logits(weights: Mapping[str, Tensor]) -> Tensor:
+        module.load_state_dict(weights)
+        with torch.inference_mode():
+            return torch.cat([module(images) for images, _ in dataset.batches("test", 256)])
+
+    expected = logits(tensors)
+
+    def agrees(weights: Mapping[str, Tensor]) -> bool:
+        found = logits(weights)
+        return bool((found - expected).abs().max() <= SAME_LOGITS and (found.argmax(1) == expected.argmax(1)).all())
+
+    spec.sample.parent.mkdir(exist_ok=True)
+    tolerance = save_factored(tensors, [layer.name for layer in record.layers], spec.sample, agrees)
+    difference = float((logits(multiplied_out(read_weights(spec.sample))) - expected).abs().max())
+    SampleRecord(
+        data=DataSummary.load(folder / "data.json"),
+        trained=trained,
+        dataset=given.dataset,
+        test=accuracy(module, dataset.batches("test", 256), "test"),
+        weights_sha256=hashlib.sha256(spec.sample.read_bytes()).hexdigest(),
+        largest_difference=difference,
+    ).save(spec.sample.with_suffix(".json"))
+    megabytes = spec.sample.stat().st_size / 1e6
+    print(f"{spec.sample.name}: {megabytes:.2f} MB, tolerance {tolerance:g}, logits within {difference:.1e}")
+
+
+def document(rows: Mapping[str, dict[str, Any]]) -> str:
+    lines = heading("Trained networks and their twins", "samples.py", max(row["load"] for row in rows.values()))
+    lines += [
+        "Right answers in per cent; rank: share of the singular values above 1/1000 of the largest, mean over layers.",
+        "",
+    ]
+    columns = (
+        "network",
+        "data",
+        "N",
+        "weight decay",
+        "seed",
+        "epochs",
+        "validation",
+        "test",
+        "test images",
+        "rank",
+        "trained on",
+    )
+    cells = [
+        (
+            *(row["model"], row["dataset"], row["depth"], f"{row['decay']:g}", row["seed"], row["epochs"]),
+            *(f"{100 * row['validation']:.2f}", f"{100 * row['test']:.2f}", row["images"], f"{row['rank']:.2f}", row["device"]),
+        )
+        for _, row in sorted(rows.items())
+    ]
+    return "\n".join(lines + table(columns, cells)) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--data", required=True, help="folder:DIR, or a data set's name")
+    parser.add_argument("--dataset", required=True, help="what the data are called in the record")
+    parser.add_argument("--folder", required=True, help="where runs are kept")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--ship", action="store_true")
+    given = parser.parse_args()
+
+    folder, record = run(given, SHIPPED, None, 0)
+    for seed in range(1, given.seeds):
+        run(given, SHIPPED, None, seed)
+    decays = [share * record.recipe.weight_decay for share in DECAYS]
+    twins = {decay: run(given, 1, decay, 0)[1] for decay in decays}
+    best = max(twins, key=lambda decay: max(epoch.validation.value for epoch in twins[decay].epochs))
+    for seed in range(1, given.seeds):
+        run(given, 1, best, seed)
+    if given.ship:
+        ship(given, folder)
+
+
+if __name__ == "__main__":
+    main()
