@@ -8,50 +8,27 @@ import sys
 import tomllib
 from pathlib import Path
 
-import click
 import pytest
 import torch
+from pages import PAGES, blocks, commands, section
 
 from lorita_deploy.cli import cli
 from lorita_deploy.ports import Exporter, ModelSpec
 from lorita_deploy.records import BuildReport
 from lorita_deploy.targets import load_target
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = PAGES["README.md"]
+OURS = [words for words in commands(README) if words[0] == "lorita-deploy"]
 
 
-def blocks(language, under=None):
-    """The fenced blocks of a language, of the whole page or of one section."""
-    text = README if under is None else re.split(r"^## ", README.split(f"## {under}\n")[1], flags=re.MULTILINE)[0]
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-
-
-def commands():
-    """Every lorita-deploy line of the page, without its comment."""
-    lines = [line for block in blocks("bash") for line in block.splitlines()]
-    return [line.partition("#")[0].split() for line in lines if line.startswith("lorita-deploy")]
-
-
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_every_command_and_option_exists(words):
-    if words[1].startswith("-"):
-        return
-    command = cli.commands[words[1]]
-    if isinstance(command, click.Group):
-        command = command.commands[words[2]]
-    offered = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-    assert {word for word in words[2:] if word.startswith("-")} <= offered
+def under(title, language):
+    """The fenced blocks of a language in one section."""
+    return blocks(section(README, title), language)
 
 
 def test_every_command_is_told_of():
     for name in cli.commands:
         assert re.search(rf"\b{name}\b", README), f"the README does not mention {name}"
-
-
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists() or target.startswith("http"), target
 
 
 def test_the_python_of_the_readme_runs(readme_build):
@@ -64,28 +41,28 @@ def test_the_python_of_the_readme_runs(readme_build):
 
 def test_the_model_of_the_readme_is_one():
     names = {}
-    exec(blocks("python", "Adding a model")[0], names)
+    exec(under("Adding a model", "python")[0], names)
     spec = names["TINY"]
     assert isinstance(spec, ModelSpec)
     assert spec.build(7, 32)(torch.zeros(2, *spec.input_shape())).shape == (2, 7)
-    assert "lorita_deploy.models" in tomllib.loads(blocks("toml", "Adding a model")[0])["project"]["entry-points"]
+    assert "lorita_deploy.models" in tomllib.loads(under("Adding a model", "toml")[0])["project"]["entry-points"]
 
 
 def test_the_exporter_of_the_readme_is_one():
     names = {}
-    exec(blocks("python", "Adding an exporter")[0], names)
+    exec(under("Adding an exporter", "python")[0], names)
     assert isinstance(names["EXPORTER"], Exporter)
 
 
 def test_the_target_of_the_readme_is_one(tmp_path):
     path = tmp_path / "my-board.toml"
-    path.write_text(blocks("toml", "Adding a target")[0])
+    path.write_text(under("Adding a target", "toml")[0])
     assert load_target(str(path)).name == "my-board"
 
 
 def vgg16_commands():
     """The README's builds of vgg16: the main job, and the same for this machine."""
-    found = {words[words.index("--target") + 1]: words for words in commands() if words[1] == "build" and "vgg16" in words}
+    found = {words[words.index("--target") + 1]: words for words in OURS if words[1] == "build" and "vgg16" in words}
     assert next(iter(found.values())) == ["lorita-deploy", "build", "--model", "vgg16", "--target", "jetson"]
     return found
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .. import records
 from ..errors import BadRecord, LoritaDeployError
 from ..records import Document, schema_name
+from ..records.schemas import documents
 from .engine_file import look_at_engine
 from .onnx_file import look_at_onnx
 from .weights import look_at_weights
@@ -45,14 +45,10 @@ def look_at(path: Path) -> Document:
 def read_record(path: Path) -> Document:
     """Any record, by its schema line. Raises `BadRecord`."""
     name = schema_name(path)
-    kinds: dict[str, type[Document]] = {kind.SCHEMA: kind for kind in vars(records).values() if _is_kind_of_document(kind)}
+    kinds = documents()
     if name not in kinds:
         raise BadRecord(f"no record of this version is called {name!r}", where=path, fix="pip install --upgrade lorita-deploy")
     return kinds[name].load(path)
-
-
-def _is_kind_of_document(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, Document) and value is not Document
 
 
 def _of_folder(folder: Path) -> Document:
