@@ -60,6 +60,19 @@ class Survey:
         return sum(geometry.m * geometry.n * geometry.positions for geometry in self.geometries.values())
 
 
+@contextmanager
+def first_pass(module: nn.Module, examples: Sequence[Tensor]) -> Iterator[None]:
+    """Around a forward pass that shows whether ``module`` fits its inputs at all. Raises `BadNetwork` when it fails."""
+    try:
+        yield
+    except Exception as error:
+        raise BadNetwork(
+            f"the forward pass fails on inputs of shape {[tuple(x.shape) for x in examples]}: {error}",
+            where=type(module).__name__,
+            fix="give the input size that the network expects (--input-size)",
+        ) from error
+
+
 def survey(module: nn.Module, examples: Sequence[Tensor]) -> Survey:
     """Run ``module`` once on ``examples`` (batch first) and describe every Linear, Conv1d and Conv2d that was called.
 
@@ -81,14 +94,8 @@ def survey(module: nn.Module, examples: Sequence[Tensor]) -> Survey:
 
     handles = [layer.register_forward_hook(note(name)) for name, layer in layers.items()]
     try:
-        with evaluating(module), torch.inference_mode():
+        with evaluating(module), torch.inference_mode(), first_pass(module, examples):
             module(*examples)
-    except Exception as error:
-        raise BadNetwork(
-            f"the forward pass fails on inputs of shape {[tuple(x.shape) for x in examples]}: {error}",
-            where=type(module).__name__,
-            fix="give the input size that the network expects (--input-size)",
-        ) from error
     finally:
         for handle in handles:
             handle.remove()

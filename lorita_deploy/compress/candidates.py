@@ -52,7 +52,7 @@ def width_offers(groups: Sequence[GroupCalibration], *, multiple: int) -> tuple[
     for group in groups:
         free = min(width for width, loss in enumerate(group.loss_at_width) if loss == 0.0)
         step = lcm(max(1, group.heads), multiple)
-        sizes = {_up(max(1, free), step)} | {_up(round(share * group.width), step) for share in SHARES}
+        sizes = {_up(max(1, size), step) for size in (free, *(round(share * group.width) for share in SHARES))}
         kept = [size for size in sorted(sizes, reverse=True) if size < group.width and group.loss_at_width[size] <= RUIN]
         if kept:
             found.append(

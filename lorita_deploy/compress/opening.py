@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BadNetwork
 from ..forms import pass_hooks, replace_layer
-from ..networks import evaluating
+from ..networks import evaluating, first_pass
 from ..records import LeftAlone
 from .trying import disagreement, first_line, outputs, sharing_copy, those_that_hold, varied
 
@@ -136,14 +135,8 @@ def _objections_to_calls(module: nn.Module, names: Sequence[str], examples: Sequ
 
     handles = [module.get_submodule(name).register_forward_pre_hook(note(name), with_kwargs=True) for name in names]
     try:
-        with evaluating(module), torch.no_grad(), plain_encoder_layers():
+        with evaluating(module), torch.no_grad(), plain_encoder_layers(), first_pass(module, examples):
             module(*examples)
-    except Exception as error:
-        raise BadNetwork(
-            f"the forward pass fails on inputs of shape {[tuple(x.shape) for x in examples]}: {first_line(error)}",
-            where=type(module).__name__,
-            fix="give the input size that the network expects (--input-size)",
-        ) from error
     finally:
         for handle in handles:
             handle.remove()

@@ -108,7 +108,9 @@ def make_variant(model: ModelProto, layers: Collection[str], ranks: Mapping[str,
     used = {name for node in nodes for name in node.input}
     del graph.initializer[:]
     graph.initializer.extend(weight for name, weight in weights.items() if name in used)
-    owners = _owners(nodes, layer_of)
+    owners = _owners(
+        nodes, layer_of, {name for name, weight in weights.items() if len(weight.dims) > 2 and weight.dims[1] == 1}
+    )
     _name_by_tokens(copy)
     return Variant(copy, owners)
 
@@ -156,10 +158,11 @@ def _pair(node: NodeProto, names: list[str]) -> list[NodeProto]:
     return [first, second]
 
 
-def _owners(nodes: list[NodeProto], layer_of: Mapping[int, str]) -> dict[int, str | None]:
+def _owners(nodes: list[NodeProto], layer_of: Mapping[int, str], single: Collection[str]) -> dict[int, str | None]:
     """Whose each node is: a layer's own nodes, and what works on each of its channels and follows it.
 
-    Of an attention's two products the first goes with its keys and the second with its values: with their widths they fall.
+    That may be a depthwise convolution; ``single`` names the weights that read one channel. Of an attention's two products the
+    first goes with its keys and the second with its values: with their widths they fall.
     """
     producer = {name: place for place, node in enumerate(nodes) for name in node.output}
     owners: dict[int, str | None] = {}
@@ -169,7 +172,8 @@ def _owners(nodes: list[NodeProto], layer_of: Mapping[int, str]) -> dict[int, st
         if node.op_type == "MatMul" and len(before) == 2:
             owners[place] = layer_of.get(place, before[1])
         else:
-            owners[place] = layer_of.get(place, follows if node.op_type in FOLLOWING | MOVING else None)
+            by_channel = node.op_type in FOLLOWING | MOVING or (node.op_type == "Conv" and node.input[1] in single)
+            owners[place] = layer_of.get(place, follows if by_channel else None)
     return owners
 
 

@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from lorita_deploy.compress.candidates import candidates, ladder
+from lorita_deploy.compress.candidates import candidates, ladder, width_offers
 from lorita_deploy.errors import BadRecord
-from lorita_deploy.records import CalibrationRecord, Geometry, Layer, LayerCalibration
+from lorita_deploy.records import CalibrationRecord, Geometry, GroupCalibration, Layer, LayerCalibration
 
 
 def layer(name: str, geometry: Geometry) -> Layer:
@@ -77,3 +77,13 @@ def test_a_calibration_of_another_network_is_refused() -> None:
         candidates([layer("conv", CONV)], record(head=(0.0,) * 11), multiple=8, precision="fp32")
     with pytest.raises(BadRecord, match="conv"):
         candidates([layer("conv", CONV)], record(conv=(0.0,) * 33), multiple=8, precision="fp32")
+
+
+def test_no_group_is_left_without_channels() -> None:
+    """Not even one that the network does not need: a layer must stay a layer."""
+    group = GroupCalibration(
+        group="squeeze", width=4, producers=("squeeze",), consumers={"excite": 1}, order=(0, 1, 2, 3), loss_at_width=(0.0,) * 5
+    )
+    (offer,) = width_offers([group], multiple=1)
+    assert offer.kept == (4, 3, 2, 1)
+    assert width_offers([group], multiple=8) == ()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from small_networks import Net
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,19 +18,6 @@ from lorita_deploy.networks import survey
 def grouping(module: nn.Module, *shape: int) -> Grouping:
     examples = (torch.zeros(1, *shape),)  # the worst example that a user can give
     return channel_groups(module, examples, survey(module, examples).geometries)
-
-
-class Net(nn.Module):
-    """Layers by name, and a forward of its own."""
-
-    def __init__(self, forward: Callable[..., Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-        self.run = forward
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(self, x)
 
 
 def names(group: ChannelGroup) -> tuple[list[str], list[str], list[str]]:

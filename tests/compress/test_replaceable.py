@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from small_networks import Net
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,19 +16,6 @@ from lorita_deploy.compress.readings import collect_readings
 from lorita_deploy.compress.replaceable import irreplaceable
 from lorita_deploy.compress.rewrite import duplicate, rewrite_layer
 from lorita_deploy.networks import survey
-
-
-class Net(nn.Module):
-    """Layers by name, and a forward of its own."""
-
-    def __init__(self, forward: Callable[..., Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-        self.run = forward
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(self, x)
 
 
 def three(forward: Callable[..., Tensor]) -> Net:

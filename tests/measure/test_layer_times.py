@@ -151,6 +151,22 @@ def test_an_attentions_products_are_its_keys_and_values() -> None:
     assert (owners["scores"], owners["weights"], owners["mixed"], owners["back"], owners["y"]) == ("k", None, "v", "v", "o")
 
 
+def test_a_depthwise_convolution_goes_with_the_layer_before_it() -> None:
+    """Its time falls with that layer's width."""
+    weights = {"point.weight": (24, 8, 1, 1), "deep.weight": (24, 1, 3, 3), "grouped.weight": (24, 12, 3, 3)}
+    names = list(weights)
+    inputs = ["x", "point", "deep"]
+    nodes = [
+        make_node("Conv", [read, name], [name.removesuffix(".weight")], group=24 // weights[name][1])
+        for read, name in zip(inputs, names, strict=True)
+    ]
+    nodes[0].attribute[0].i = 1
+    tensors = [onnx.numpy_helper.from_array(np.zeros(shape, np.float32), name) for name, shape in weights.items()]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "convolutions", [], [], tensors))
+    layers = {"point": Geometry(kind="conv2d", out_channels=24, in_channels=8, kernel=(1, 1))}
+    assert list(make_variant(model, layers, {}).owners.values()) == ["point", "point", None]
+
+
 def test_the_ladder_measures_every_rank_and_mixes_them() -> None:
     ranks = {"a": [8, 16, 24], "b": [8, 16, 24, 32, 40], "c": []}
     first, *others = ladder_variants(ranks)
