@@ -1,4 +1,7 @@
-"""The TensorRT exporters: real engines by TensorRT for RTX, which parses and builds without a GPU; what is missing, said."""
+"""The TensorRT exporters: real engines by TensorRT for RTX, which parses and builds without a GPU; what is missing, said.
+
+Every registered model goes through them in tests/test_parity.py.
+"""
 
 import dataclasses
 import json
@@ -8,16 +11,12 @@ import torch
 from torch import nn
 
 from lorita_deploy.errors import BadArtifact, ExporterUnavailable
-from lorita_deploy.ports import MODELS, ExportJob, find_exporter, find_model, names
+from lorita_deploy.ports import ExportJob, find_exporter
 from lorita_deploy.records import EngineRecord
 
 ONNX, RTX, CLASSIC = (find_exporter(name) for name in ("onnx", "tensorrt-rtx", "tensorrt"))
 NO_RTX = pytest.mark.skipif(bool(RTX.check()), reason="; ".join(RTX.check()))
 NO_GPU = any("NVIDIA" in each for each in CLASSIC.check())
-CLASSES = 10
-BIG = {"vgg11", "vgg13", "vgg19"}
-"""The same kinds of layers as vgg16, at other depths: a minute of building that the slow tests take."""
-LIBRARY = [pytest.param(name, marks=pytest.mark.slow if name in BIG else ()) for name in names(MODELS)]
 
 
 def small() -> nn.Module:
@@ -42,24 +41,6 @@ def export_onnx(folder, network, shape, precision="fp32", **changes):
         **changes,
     )
     return dataclasses.replace(job, filename="dense.engine", source=ONNX.export(job))
-
-
-@NO_RTX
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-@pytest.mark.parametrize("model", LIBRARY)
-def test_every_sample_model_parses_and_builds(tmp_path, model, precision):
-    spec = find_model(model)
-    torch.manual_seed(0)
-    network = spec.build(CLASSES, spec.input_size).eval()
-    job = export_onnx(tmp_path, network, spec.input_shape(), precision)
-    assert job.source.precision == precision
-    artifact = RTX.export(dataclasses.replace(job, capabilities=("SM86",)))
-    record = EngineRecord.load(tmp_path / "dense.engine.json")
-    assert record.artifact == artifact
-    assert record.source_sha256 == job.source.sha256
-    assert record.network_layers >= len(list(network.parameters())) / 2
-    assert artifact.precision == precision
-    assert artifact.size_bytes == (tmp_path / "dense.engine").stat().st_size > 10_000
 
 
 @NO_RTX
