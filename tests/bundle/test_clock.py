@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from statistics import NormalDist
 
 import pytest
@@ -105,6 +106,63 @@ def test_a_short_race_stays_honest_where_noise_comes_in_stretches() -> None:
         naive_claimed += naive[0] > 1 or naive[1] < 1
     assert claimed / races <= 0.05 + NormalDist().inv_cdf(0.999) * math.sqrt(0.05 * 0.95 / races)
     assert naive_claimed / races > 0.2, "the noise of this test is too tame to tell"
+
+
+def drifting(slowdown: float, reload: int, number: int) -> tuple[float, float]:
+    """The machine gets three times as slow in the course of the race: both alike, visited A B B A."""
+    places = [(25 * reload + number + share) / 300 for share in (0.125, 0.375, 0.625, 0.875)]
+    first, second, third, last = (1 + 2 * place for place in places)
+    return slowdown * (first + last) / 2, (second + third) / 2
+
+
+def stepping(slowdown: float, reload: int, number: int) -> tuple[float, float]:
+    """The clock frequency falls to half after a third of the race, and stays there."""
+    speed = 1.0 if reload < 4 else 2.0
+    return slowdown * speed, speed
+
+
+def interrupted(slowdown: float, reload: int, number: int) -> tuple[float, float]:
+    """Every third visit of the one, and every fifth of the other, takes ten times as long."""
+    return slowdown * (10.0 if number % 3 == 0 else 1.0), 10.0 if number % 5 == 0 else 1.0
+
+
+def lopsided(slowdown: float, reload: int, number: int) -> tuple[float, float]:
+    """Two reloads of the twelve in which one of them had a neighbour at work throughout."""
+    return slowdown * (1.5 if reload in (3, 8) else 1.0), 1.0
+
+
+@pytest.mark.parametrize("machine_of", [drifting, stepping, interrupted, lopsided])
+@pytest.mark.parametrize("slowdown", [1.0, 1.05])
+def test_neither_drift_nor_steps_nor_outliers_move_the_ratio(
+    machine_of: Callable[..., tuple[float, float]], slowdown: float
+) -> None:
+    """The noise is all in what the machine does; the truth is known to the last digit."""
+    reloads = [[machine_of(slowdown, reload, number) for number in range(25)] for reload in range(12)]
+    ratio, (low, high) = clock.paired_ratio(reloads)
+    assert ratio == pytest.approx(slowdown, rel=1e-3)
+    assert low <= slowdown * 1.001
+    assert high >= slowdown * 0.999
+    if slowdown > 1:
+        assert low > 1
+
+
+def test_half_a_race_under_load_is_no_claim() -> None:
+    """Six disturbed reloads of one of two equal networks are too many to tell noise from truth: nothing is claimed."""
+    reloads = [[(1.3 if reload % 2 else 1.0, 1.0)] * 25 for reload in range(12)]
+    _, (low, high) = clock.paired_ratio(reloads)
+    assert low <= 1 <= high
+
+
+@pytest.mark.parametrize("q", [0.9, 0.95, 0.99])
+def test_percentiles_of_a_known_distribution(q: float) -> None:
+    """Of 1 + Exp(1), where the q-quantile is 1 - ln(1 - q): within four standard errors, and unmoved by where the rest lies."""
+    rng, n = random.Random(5), 20000
+    values = [1 + rng.expovariate(1) for _ in range(n)]
+    truth = 1 - math.log(1 - q)
+    error = math.sqrt(q * (1 - q) / n) / (1 - q)
+    found = clock.percentile(values, q)
+    assert found == pytest.approx(truth, abs=4 * error)
+    assert clock.percentile([min(value, 2 * truth) for value in values], q) == found
 
 
 def tail_coverage(rng: random.Random, q: float, luck: float, races: int) -> float:
