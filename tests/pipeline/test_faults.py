@@ -180,6 +180,7 @@ def test_killed_while_times_are_measured(built, copied, stage, place):
     if stage == "bench":
         assert any("from before an interruption" in each for each in Receipt.load(copied / "receipt.json").warnings)
     shutil.rmtree(copied / RACES)
+    unfinish_from(copied, stage)
     go_on(copied, ["data", "train", "collapse", "calibrate", "precision"], **keep_measured(built[0], copied))
     assert differing(built[0], copied) == []
 
@@ -189,8 +190,7 @@ def test_killed_while_times_are_measured(built, copied, stage, place):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
-@pytest.mark.parametrize("whole_group", [False, True], ids=["process", "group"])
-@pytest.mark.parametrize("stage", ["train", "calibrate", "price"])
+@pytest.mark.parametrize(("stage", "whole_group"), [("train", False), ("calibrate", False), ("price", False), ("price", True)])
 def test_signals(copied, stage, whole_group, number, code, word):
     """To the process alone, as from ``kill``, or to its group, as from Ctrl-C on a terminal."""
     unfinish_from(copied, stage)
