@@ -36,10 +36,15 @@ WRONG = {"fine-tuned": "wrong", "not fine-tuned": "wrong_untuned"}
 # ---------------------------------------------------------------------------------------------- comparing points
 
 
+def misses(point: Point, key: str) -> set[str]:
+    """Numbers of the test images that a point is wrong about."""
+    return set(point[key].split())
+
+
 def less_right(one: Point, other: Point, key: str) -> bool:
     """Whether ``one`` is wrong more often than ``other`` beyond chance: exact sign test on the images that only one of the
     two is wrong about, two-sided at 5 %."""
-    only, others = set(one[key]) - set(other[key]), set(other[key]) - set(one[key])
+    only, others = misses(one, key) - misses(other, key), misses(other, key) - misses(one, key)
     n = len(only) + len(others)
     tail = sum(comb(n, k) for k in range(len(only), n + 1)) / 2**n
     return len(only) > len(others) and 2 * tail < CHANCE
@@ -55,14 +60,14 @@ def above(rival: Point, front: Sequence[Point], key: str) -> str | None:
     every single image at its word; None where some point of the front is as good."""
     if all(slower(each, rival) or less_right(each, rival, key) for each in front):
         return "beyond chance"
-    if all(slower(each, rival) or len(each[key]) > len(rival[key]) for each in front):
+    if all(slower(each, rival) or len(misses(each, key)) > len(misses(rival, key)) for each in front):
         return "by count"
     return None
 
 
 def fastest(row: dict[str, Any], methods: Sequence[str], most_wrong: float, key: str) -> Point | None:
     """Of the points of ``methods`` that are wrong about at most ``most_wrong`` test images."""
-    points = [each for each in row["points"] if each["method"] in methods and len(each[key]) <= most_wrong]
+    points = [each for each in row["points"] if each["method"] in methods and len(misses(each, key)) <= most_wrong]
     return min(points, key=lambda each: float(each["ratio"]), default=None)
 
 
@@ -122,7 +127,7 @@ def _section(row: dict[str, Any]) -> list[str]:
 
 
 def _right(row: dict[str, Any], point: Point, key: str) -> float:
-    return 100 - 100 * len(point[key]) / int(row["test"])
+    return 100 - 100 * len(misses(point, key)) / int(row["test"])
 
 
 def _verdict(row: dict[str, Any]) -> list[str]:
@@ -140,7 +145,7 @@ def _verdict(row: dict[str, Any]) -> list[str]:
 
 def _at_bar(row: dict[str, Any], methods: Sequence[str], key: str) -> Point | None:
     """The fastest point within `LOST` of the better of the two dense networks: one floor for all."""
-    least = min(len(each["wrong"]) for each in row["points"] if each["method"].startswith("dense"))
+    least = min(len(misses(each, "wrong")) for each in row["points"] if each["method"].startswith("dense"))
     return fastest(row, methods, least + LOST / 100 * row["test"], key)
 
 

@@ -30,10 +30,10 @@ def low_rank(network: nn.Module, ranks: Ranks) -> nn.Module:
 
 
 def uniform_ranks(layers: Sequence[Layer], shrink: float) -> Ranks:
-    """Every layer a pair, cut to one share of its full rank."""
+    """Every layer but the last, the output layer, a pair cut to one share of its full rank."""
 
     def ranks(share: float) -> Ranks:
-        return {each.name: max(1, round(share * min(each.geometry.m, each.geometry.n))) for each in layers}
+        return {each.name: max(1, round(share * min(each.geometry.m, each.geometry.n))) for each in layers[:-1]}
 
     return _bisected(layers, lambda cut: ranks(1 - cut), shrink)
 
