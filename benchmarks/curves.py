@@ -87,7 +87,8 @@ def document(rows: Sequence[dict[str, Any]]) -> str:
         "Every network was trained twice by its recipe: as a product of three factors (LoRITa), where low rank and this "
         "compressor start, and plainly (N = 1), where torch-pruning starts. All points of a network are exported alike and "
         "raced in one run, interleaved (ONNX Runtime, one thread, batch 1); *faster* is the dense network's time over the "
-        "point's. *Right* is the artifact's, in ONNX Runtime, on the test images, which decided nothing. Fine-tuning is "
+        "point's. *Right* is the artifact's, in ONNX Runtime (before tuning the network's, in torch), on test images, which "
+        "decided nothing. Fine-tuning is "
         f"{first['epochs']} epochs of distillation from the dense network that a point was made from, the same for all; it "
         "and new batch norm statistics are kept where validation images do not object. *Asked* is the speed-up for this "
         "compressor, the factor of fewer multiply-adds for the others.",
