@@ -5,6 +5,7 @@ How times are taken (the runner follows these rules; the reasons are here):
 * **A sample** is the mean of so many calls that it lasts at least 200 us, a thousand times the cost of reading the clock.
 * **A visit** is one uncounted call, which brings the artifact's weights back into the caches, then a few samples.
 * Artifacts are visited **in random order, then in the mirrored order** (A B B A): a slow drift of the machine cancels.
+  Every second reload mirrors the orders of the one before, of loading too: what being first is worth cancels.
 * **Reloads.** Where a session's memory happens to lie makes it a few per cent faster or slower for as long as it lives;
   no number of samples averages that out. So everything is loaded anew several times, and what is independent, and
   therefore counts as one observation, is a *reload*, not a sample.

@@ -35,16 +35,17 @@ def race(job: Json, load: Load, progress: Progress) -> None:
 
 
 def _reload(job: Json, load: Load, calls: Json, number: int, deadline: float) -> Json:
-    """Samples and pairs of one reload, in nanoseconds by artifact name."""
-    artifacts, order = job["artifacts"], random.Random(number)
+    """Samples and pairs of one reload, in nanoseconds by artifact name; every order is that of the reload before, mirrored."""
+    artifacts, order = job["artifacts"], random.Random(number // 2)
+    turn = -1 if number % 2 else 1
     names = [each["name"] for each in artifacts]
     sessions: Dict[str, Any] = {}
     timed: Dict[str, Callable[[], object]] = {}
     found: Dict[str, Json] = {name: {"samples": [], "pairs": [], "gpu": [], "per_s": None} for name in names}
-    for artifact in order.sample(artifacts, len(artifacts)):
+    for artifact in order.sample(artifacts, len(artifacts))[::turn]:
         session = sessions[artifact["name"]] = load(artifact)
         timed[artifact["name"]] = bind(session.run, feeds(job, session))
-    for name in order.sample(names, len(names)):
+    for name in order.sample(names, len(names))[::turn]:
         seconds = job["max_seconds"] / clock.RELOADS / 2 / len(names)
         times, stable = clock.warm_up(timed[name], max_seconds=seconds)
         found[name]["warm"] = [len(times), stable]
@@ -52,7 +53,7 @@ def _reload(job: Json, load: Load, calls: Json, number: int, deadline: float) ->
         calls.setdefault(name, 1 if job["deadline_ms"] else clock.calls_per_sample(clock.median(times[-7:])))
     rounds = -(-job["samples"] // (clock.RELOADS * 2 * clock.SAMPLES_PER_VISIT))
     for _ in range(rounds):
-        once = order.sample(names, len(names))
+        once = order.sample(names, len(names))[::turn]
         taken: Dict[str, List[float]] = {name: [] for name in names}
         for name in once + once[::-1]:
             timed[name]()

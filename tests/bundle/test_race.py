@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,36 @@ def test_without_accuracies_the_larger_file_counts_as_the_more_accurate() -> Non
 def test_a_tail_that_was_not_seen_meets_no_deadline() -> None:
     series = [{"name": "a", "accuracy": 1.0, "file_bytes": 1, "p99_ci95_ms": None}]
     assert race.deadline(1e9, series) == {"deadline_ms": 1e9, "chosen": None, "p99_at_most_ms": {"a": None}}
+
+
+class Noted:
+    """A session that notes every call."""
+
+    inputs = (("x", "float32", (1, 2)),)
+
+    def __init__(self, name: str, said: list[str]) -> None:
+        self.name, self.said = name, said
+        said.append(f"load {name}")
+
+    def run(self, feeds: dict[str, Any]) -> None:
+        self.said.append(self.name)
+
+    def close(self) -> None: ...
+
+
+def test_every_second_reload_mirrors_the_orders_of_the_one_before() -> None:
+    """What being loaded, warmed up or visited first is worth does not add up in favour of one of them."""
+    names = ("dense", "compressed", "compressed-rung1")
+    job = {"artifacts": [{"name": name} for name in names], "baseline": "dense", "golden": None, "settings": {"batch": 1}}
+    job |= {"samples": 240, "max_seconds": 60.0, "deadline_ms": 0.0}
+    calls = dict.fromkeys(names, 1)
+    orders = []
+    for number in range(12):
+        said: list[str] = []
+        race._reload(job, lambda artifact, said=said: Noted(artifact["name"], said), calls, number, time.monotonic() + 60)
+        loads, warm, last_round = said[:3], list(dict.fromkeys(said[3:])), said[-18::3]
+        assert last_round == last_round[::-1]
+        orders.append((loads, warm, last_round[:3]))
+    for one, other in zip(orders[::2], orders[1::2], strict=True):
+        assert [each[::-1] for each in one] == list(other)
+    assert len({str(each) for each in orders}) > 4, "the orders are drawn anew for every two reloads"
