@@ -364,6 +364,18 @@ def test_receipts_tell_the_conditions(folder: Path) -> None:
         assert series.throughput_per_s == pytest.approx(1e3 * series.n / sum(series.samples_ms))
 
 
+def test_other_work_on_the_machine_is_told_in_the_receipt(folder: Path) -> None:
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        assert start(folder, job(folder)).returncode == 0
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
+    warnings = Receipt.load(folder / "receipt.json").warnings
+    assert [each for each in warnings if each.startswith("other programs used")], warnings
+
+
 def test_tensorrt_is_refused_by_name_and_replaced_where_it_is_only_preferred(folder: Path) -> None:
     if importlib.util.find_spec("tensorrt"):
         pytest.skip("TensorRT is installed")
