@@ -68,7 +68,6 @@ def narrow_seam(module: nn.Module, seam: Seam, width: int, moments: Moments | No
 
 def narrow_seam_in_place(network: nn.Module, seam: Seam, width: int, moments: Moments | None = None) -> Turned:
     """`narrow_seam` without the copy. What has become of the first layer's outputs."""
-
     check_finite(network, seam)
     found = seam_product(network, seam) if moments is None else weighed_seam(network, seam, moments)
     of_first, _ = found.narrowing(width)
