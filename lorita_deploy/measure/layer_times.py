@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -187,8 +188,7 @@ class MeasuredPricer:
             variant = make_variant(onnx.load(path), self.layers, ranks, seed=number)
             written.append(self.workdir / f"variant-{number}.onnx")
             _write(written[-1], variant.model, self.lower)
-            variant.model.Clear()
-            variants.append(variant)
+            variants.append(replace(variant, model=onnx.ModelProto()))  # clearing a message would not give its memory back
         return variants
 
     def _profile(self, files: Sequence[Path]) -> Profile:
