@@ -6,8 +6,13 @@ import json
 import pytest
 from pages import PAGES, ROOT, blocks, links
 
+from lorita_deploy.doctor.machine import check_machine
+from lorita_deploy.inspection.files import look_at
+from lorita_deploy.inspection.loading import check_loading
+from lorita_deploy.measure.compare import compare
 from lorita_deploy.records import Document, schema_name
 from lorita_deploy.records.schemas import documents, json_schema, write_schemas
+from lorita_deploy.targets import load_target
 
 jsonschema = pytest.importorskip("jsonschema", reason="pip install jsonschema")
 
@@ -53,6 +58,21 @@ def test_every_record_of_a_real_build_obeys_its_schema(readme_build):
         *("data", "collapsed", "calibration", "precision", "candidates", "prices", "plan", "compressed"),
         *("artifacts", "fidelity", "receipt", "manifest", "report", "stage"),
     }
+
+
+def test_answers_obey_theirs(readme_build, make_receipt, tmp_path):
+    """What commands print with ``--json``."""
+    folder, _ = readme_build
+    answers = [
+        look_at(folder / "model.onnx"),
+        look_at(folder / "collapsed.safetensors"),
+        check_loading(folder / "model.onnx", load_target("jetson")),
+        check_machine(tmp_path),
+        compare(make_receipt(), make_receipt(dense=2.0, compressed=1.2)),
+    ]
+    assert {each.SCHEMA for each in answers} == {"onnx", "checkpoint", "load-check", "health", "comparison"}
+    for each in answers:
+        validator(each.SCHEMA).validate(json.loads(each.to_json()))
 
 
 def spoilt(body):
