@@ -127,7 +127,7 @@ def _collapse_key(build: Build) -> dict[str, Any]:
     if build.own_model is not None:
         given = weights_digest(build.own_model)
     elif not build.trains:
-        given = build.checkpoint and sha256_of(build.checkpoint)
+        given = sha256_of(build.checkpoint) if build.checkpoint else None
     return {
         "model": options.model,
         "given": (given, options.checkpoint_format),
