@@ -89,7 +89,8 @@ class BuildOptions(Part):
     @property
     def folder(self) -> Path:
         """The build folder."""
-        name = f"{self.model}-{self.target}".replace(":", "-").replace("/", "-")
+        target = Path(self.target).stem if self.target.endswith(".toml") else self.target
+        name = f"{self.model}-{target}".replace(":", "-").replace("/", "-")
         return Path(self.out) if self.out else Path("build") / name
 
     @property

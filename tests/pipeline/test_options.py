@@ -1,5 +1,7 @@
 """Options: budgets, latencies, configuration files."""
 
+from pathlib import Path
+
 import pytest
 
 from lorita_deploy.errors import BadRecord, LoritaDeployError, UnknownName
@@ -17,6 +19,13 @@ def test_latencies(text, expected):
 def test_bad_latencies_are_refused(text):
     with pytest.raises(LoritaDeployError, match="not a latency"):
         milliseconds(text)
+
+
+def test_a_build_folder_is_called_after_model_and_target():
+    assert make_options(model="torchvision:resnet18", target="jetson@jp6.2").folder == Path(
+        "build/torchvision-resnet18-jetson@jp6.2"
+    )
+    assert make_options(model="fcn", target="boards/mine.toml").folder == Path("build/fcn-mine")
 
 
 def test_budgets():
