@@ -19,21 +19,20 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curves import document, picture
+from judging import better, shuffled, wrong_answers, wrong_in_torch
 from rivals import low_rank, threshold_ranks, torch_pruned, uniform_ranks
 from setting import HERE, keep, load
 
 from lorita_deploy.compress.recover import distill, reestimate_batchnorm
 from lorita_deploy.compress.rewrite import duplicate
-from lorita_deploy.measure.accuracy import artifact_accuracy, predictions
 from lorita_deploy.measure.latency import race
 from lorita_deploy.networks import survey
 from lorita_deploy.pipeline.build import build
-from lorita_deploy.pipeline.context import EVALUATION_BATCH, Build
+from lorita_deploy.pipeline.context import Build
 from lorita_deploy.pipeline.exporting import export
 from lorita_deploy.pipeline.options import make_options
 from lorita_deploy.pipeline.tasks import InputsOnly
@@ -51,8 +50,10 @@ STRENGTHS = {
     "vit": (1.25, 1.6, 2, 2.5, 3.5, 6),
 }
 """So many times faster for this compressor, so many times fewer multiply-adds for the others."""
-BATCH, SAMPLES = 64, 256
-"""Of fine-tuning; training images that torch-pruning's Taylor expansion sees, as many as calibrate our compressor."""
+SAMPLES = 256
+"""Training images that torch-pruning's Taylor expansion sees, as many as calibrate our compressor."""
+BEHIND = 0.02
+"""Share of validation images by which a plain network may be worse than the factored one and count as trained."""
 RACE_SECONDS = 4.0
 """For each artifact."""
 
@@ -87,10 +88,24 @@ class Benchmark:
     def train(self) -> None:
         """Both networks, and for the factored one calibration and prices: each only where it is not there yet."""
         self.points.mkdir(parents=True, exist_ok=True)
-        build(make_options(**self.options["plain"]), until="collapse")
         build(make_options(**self.options["factored"]), until="price")
-        self.plain = Build(make_options(**self.options["plain"]))
         self.factored = Build(make_options(**self.options["factored"]))
+        self.plain = self._twin()
+
+    def _twin(self) -> Build:
+        """The plain network, by the same recipe; where that leaves it behind on validation images, as recipes made for factored
+        weights may, at a third or a tenth of the learning rate."""
+        for part in (1, 3, 10):
+            given = dict(self.options["plain"])
+            if part > 1:
+                given |= {"lr": self.factored.recipe.lr / part, "out": f"{given['out']}-{part}"}
+            build(make_options(**given), until="collapse")
+            found = Build(make_options(**given))
+            behind = self.factored.validation().value - found.validation().value
+            if behind <= BEHIND or not self.factored.trains:
+                break
+        self.twin_note = "" if part == 1 else f"at 1/{part} of the recipe's learning rate"
+        return found
 
     # ------------------------------------------------------------------------------------------ the methods
 
@@ -98,7 +113,7 @@ class Benchmark:
         """By name: the dense network that a method starts from, and the method, which is given the strengths still to do."""
         return {
             "dense": (self.factored, lambda _: iter([Made(1.0, self.factored.dense)])),
-            "dense N=1": (self.plain, lambda _: iter([Made(1.0, self.plain.dense)])),
+            "dense N=1": (self.plain, lambda _: iter([Made(1.0, self.plain.dense, self.twin_note)])),
             "ours": (self.factored, self._ours),
             "uniform": (self.factored, lambda todo: self._low_rank(uniform_ranks, todo)),
             "paper": (self.factored, lambda todo: self._low_rank(threshold_ranks, todo)),
@@ -108,22 +123,21 @@ class Benchmark:
 
     def _ours(self, todo: list[float]) -> Iterator[Made]:
         """Builds for several speed-ups in one folder: only planning and compressing are done for each."""
-        seen = set()
         for strength in self.strengths:
+            if strength not in todo:
+                continue
             options = make_options(**self.options["factored"], speedup=strength)
             build(options, until="compress")
             found = Build(options)
-            shape = json.dumps([(each.layer, each.rank, each.k_in, each.k_out) for each in found.plan.changed()])
-            if shape in seen or not found.plan.changed():
+            if not found.plan.changed():
                 continue
-            seen.add(shape)
             forms = [choice.form for choice in found.plan.changed()]
             narrow = sum(each.startswith("narrow") for each in forms)
             note = f"{forms.count('pair')} pairs, {narrow} narrow, of {len(found.plan.choices)} layers"
             if any("cannot be met" in each for each in found.plan.notes):
-                note += "; the fastest plan"
-            if strength in todo:
-                yield Made(strength, found.compressed.module, note)
+                yield Made(strength, found.compressed.module, f"{note}; the fastest plan")
+                return
+            yield Made(strength, found.compressed.module, note)
 
     def _low_rank(self, rule: Callable[..., dict[str, int]], todo: list[float]) -> Iterator[Made]:
         layers = self.factored.collapsed.layers
@@ -146,14 +160,13 @@ class Benchmark:
         """Make the points that are not there yet until the clock says ``until``; whether all are there."""
         for method, (start, make) in self.methods().items():
             done = self.points / f"{method}.done"
-            if done.exists():
-                continue
-            todo = [each for each in self.strengths if not self._file(method, each).exists()]
-            for made in make(todo):
+            tried = json.loads(done.read_text()) if done.exists() else []
+            todo = [each for each in self.strengths if each not in tried and not self._file(method, each).exists()]
+            for made in make(todo) if todo else ():
                 self._finish(method, start, made)
                 if time.monotonic() > until:
                     return False
-            done.touch()
+            done.write_text(json.dumps(self.strengths))
         return True
 
     def _file(self, method: str, strength: float) -> Path:
@@ -248,38 +261,6 @@ def _artifact(found: dict[str, Any]) -> Artifact:
     return Artifact.model_validate_json(json.dumps(found))
 
 
-def shuffled(start: Build, limit: int | None = None) -> Batches:
-    """Training images with labels in one random order, the same for all: folders come sorted by class."""
-    import torch
-
-    batches = start.dataset.batches("train", BATCH, limit=limit)
-    order = torch.randperm(len(batches.indices), generator=torch.Generator().manual_seed(0))
-    return replace(batches, indices=batches.indices[order])
-
-
-def better(start: Build, network: nn.Module, other: nn.Module) -> nn.Module:
-    """``other`` unless it is wrong on more validation images than ``network``."""
-    return other if start.task.evaluate(other).value >= start.task.evaluate(network).value else network
-
-
-def wrong_answers(start: Build, path: Path) -> list[int]:
-    """Numbers of the test images that the artifact is wrong about, in ONNX Runtime."""
-    session, names = start.exporter.open(path), start.task.input_names
-
-    def right(one: tuple[Tensor, Tensor]) -> bool:
-        return artifact_accuracy(session, names, [one], "test").correct == 1
-
-    return [number for number, one in enumerate(start.dataset.batches("test", 1)) if not right(one)]
-
-
-def wrong_in_torch(start: Build, network: nn.Module) -> list[int]:
-    """The same of the network itself, for those that are not exported."""
-    batches = list(start.dataset.batches("test", EVALUATION_BATCH))
-    found = zip(predictions(network, InputsOnly(batches)), batches, strict=True)
-    right = [each for classes, (_, labels) in found for each in (classes == labels).tolist()]
-    return [number for number, each in enumerate(right) if not each]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", default=[], help=", ".join(STRENGTHS))
@@ -289,16 +270,15 @@ def main() -> None:
     parser.add_argument("--data", help="a data set as --data of lorita-deploy takes it (digits)")
     parser.add_argument("--checkpoints", help="a folder of trained networks")
     parser.add_argument("--epochs", type=int, default=3, help="of fine-tuning (3)")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="after which no point is begun")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="of making points; then no further one is begun")
     arguments = parser.parse_args()
     if arguments.folder is None:
         write(json.loads((HERE / "compressors.json").read_text()))
         return
-    until = time.monotonic() + 60 * arguments.minutes
     for name in arguments.names or STRENGTHS:
         benchmark = Benchmark(name, arguments)
         benchmark.train()
-        if time.monotonic() > until or not benchmark.run(until):
+        if not benchmark.run(time.monotonic() + 60 * arguments.minutes):
             print(f"{name}: more to do", flush=True)
             return
         write(keep(HERE / "compressors.json", name, benchmark.raced()))
