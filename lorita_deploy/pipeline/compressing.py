@@ -130,11 +130,11 @@ def _size(build: Build, module: nn.Module) -> tuple[int, int]:
 
 
 def _all_inputs(build: Build) -> Iterable[tuple[Tensor, ...]]:
-    """Inputs for distillation: the training images where there are labels, the calibration images otherwise."""
+    """Inputs for distillation: the training images, mixed, where there are labels; the calibration images otherwise."""
     if build.own_task is None and build.data_name is not None:
         from .tasks import InputsOnly
 
-        return InputsOnly(build.dataset.batches("train", 64))
+        return InputsOnly(build.dataset.batches("train", 64, seed=build.options.seed))
     return build.task.calibration
 
 

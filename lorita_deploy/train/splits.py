@@ -92,10 +92,16 @@ class Dataset:
     def split(self, name: SplitName) -> Split:
         return self.splits[name]
 
-    def batches(self, split: SplitName, batch_size: int, *, limit: int | None = None) -> Batches:
-        """Batches of one split; ``limit`` takes that many images, evenly spaced over the split."""
+    def batches(self, split: SplitName, batch_size: int, *, limit: int | None = None, seed: int | None = None) -> Batches:
+        """Batches of one split; ``limit`` takes that many images, evenly spaced over the split.
+
+        In the order of the split, where a folder's images are sorted by class, or with ``seed`` in a random one.
+        """
         chosen = self.splits[split]
-        return Batches(chosen, evenly_spaced(len(chosen), limit), batch_size, self.summary.mean, self.summary.std)
+        index = evenly_spaced(len(chosen), limit)
+        if seed is not None:
+            index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))]
+        return Batches(chosen, index, batch_size, self.summary.mean, self.summary.std)
 
 
 def carve(whole: Split, share: float, seed: int) -> tuple[Split, Split]:

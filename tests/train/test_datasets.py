@@ -88,6 +88,16 @@ def test_a_limit_takes_images_from_the_whole_split() -> None:
     assert len(torch.cat([y for _, y in data.batches("test", 16, limit=10_000)])) == 359
 
 
+def test_a_seed_mixes_the_images_the_same_way_each_time() -> None:
+    digits = load_dataset("digits", shape=(1, 8, 8))
+    plain, mixed, again = (
+        torch.cat([labels for _, labels in digits.batches("train", 100, seed=seed)]) for seed in (None, 3, 3)
+    )
+    assert torch.equal(mixed, again)
+    assert not torch.equal(mixed, plain)
+    assert torch.equal(mixed.sort().values, plain.sort().values)
+
+
 def test_digits_are_never_mirrored() -> None:
     assert load_dataset("digits", shape=(1, 8, 8)).augment == ("crop",)
 
