@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import BadCheckpoint, BadNetwork
-from .records import CollapsedRecord, CompressedRecord, Geometry, LeftAlone, Plan, TrainRecord, write_atomically
+from .records import CompressedRecord, Geometry, LeftAlone, Plan, TrainRecord, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,14 +26,6 @@ class TrainedNetwork:
 
     module: nn.Module
     record: TrainRecord
-
-
-@dataclass
-class CollapsedNetwork:
-    """The plain dense network."""
-
-    module: nn.Module
-    record: CollapsedRecord
 
 
 @dataclass

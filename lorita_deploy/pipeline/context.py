@@ -31,13 +31,13 @@ from ..records import (
     PriceTable,
     Receipt,
     Recipe,
-    SampleRecord,
     Settings,
 )
 from ..targets import is_local, load_target
 from .acceptance import chosen_precision
 from .folder import BuildFolder
-from .options import DEFAULT_DATA, BuildOptions
+from .given import data_given, weights_given
+from .options import BuildOptions
 from .stage import Stage as Stage
 from .watch import Watch as Watch
 
@@ -64,10 +64,8 @@ class Build:
     def __init__(
         self, options: BuildOptions, *, watch: Watch | None = None, model: nn.Module | None = None, task: Task | None = None
     ) -> None:
-        if task is not None and model is None:
-            raise ValueError("a task of your own needs a model of your own")
-        if model is not None and task is None:
-            raise ValueError("a model of your own needs a task that says how it is judged")
+        if (model is None) != (task is None):
+            raise ValueError("a model of your own needs a task that says how it is judged, and a task a model")
         self.options = options
         self.watch = watch or Watch()
         self.folder = BuildFolder(options.folder)
@@ -90,18 +88,8 @@ class Build:
 
     @cached_property
     def checkpoint(self) -> Path | None:
-        """The weights to start from. Raises `LoritaDeployError` where the model's own are asked for and there are none."""
-        given = self.options.checkpoint
-        if not self.options.sample:
-            return Path(given) if given else None
-        if given:
-            raise LoritaDeployError("--sample and --checkpoint both name weights", fix="keep one of them")
-        if self.spec.sample is None or not self.spec.sample.exists():
-            raise LoritaDeployError(
-                f"no trained network of {self.spec.name} ships with it",
-                fix="leave out --sample to train one, or give --checkpoint",
-            )
-        return self.spec.sample
+        """The weights to start from."""
+        return weights_given(self)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -146,11 +134,7 @@ class Build:
     @property
     def data_name(self) -> str | None:
         """The labelled data set; None where only unlabelled images were given."""
-        if self.options.data or self.options.calibration:
-            return self.options.data
-        if self.options.sample and self.checkpoint:
-            return SampleRecord.load(self.checkpoint.with_suffix(".json")).dataset
-        return DEFAULT_DATA
+        return data_given(self)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -170,9 +154,7 @@ class Build:
 
         if self.own_task is not None:
             return self.own_task
-        if self.data_name is not None:
-            return labelled_task(self)
-        return images_task(self)
+        return images_task(self) if self.data_name is None else labelled_task(self)
 
     # ------------------------------------------------------------------------------------------ what stages left
 

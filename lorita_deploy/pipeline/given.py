@@ -1,0 +1,36 @@
+"""What a build starts from: the weights and the data that the options name, or that a shipped network brings along."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import LoritaDeployError
+from ..records import SampleRecord
+from .options import DEFAULT_DATA
+
+if TYPE_CHECKING:
+    from .context import Build
+
+
+def weights_given(build: Build) -> Path | None:
+    """Raises `LoritaDeployError` where the model's own trained network is asked for and there is none."""
+    given = build.options.checkpoint
+    if not build.options.sample:
+        return Path(given) if given else None
+    if given:
+        raise LoritaDeployError("--sample and --checkpoint both name weights", fix="keep one of them")
+    if build.spec.sample is None or not build.spec.sample.exists():
+        what = f"no trained network of {build.spec.name} ships with it"
+        raise LoritaDeployError(what, fix="leave out --sample to train one, or give --checkpoint")
+    return build.spec.sample
+
+
+def data_given(build: Build) -> str | None:
+    """The labelled data set; None where only unlabelled images were given."""
+    options = build.options
+    if options.data or options.calibration:
+        return options.data
+    if options.sample and build.checkpoint:
+        return SampleRecord.load(build.checkpoint.with_suffix(".json")).dataset
+    return DEFAULT_DATA
