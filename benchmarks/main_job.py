@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+from setting import HERE, heading, load, random_images, watched
+
 BUILDS = {
     "vgg16, jetson": ["--model", "vgg16", "--target", "jetson"],
     "vgg16, cpu": ["--model", "vgg16", "--target", "cpu"],
@@ -35,8 +33,8 @@ LARGE = ["--batch-size", "256", "--epochs", "6"]
 def run(name: str, arguments: list[str], folder: Path) -> dict[str, object]:
     """One build and, for the default, the same command again: seconds, gigabytes, and what the report says."""
     command = [sys.executable, "-m", "lorita_deploy", "build", *arguments, "--out", str(folder)]
-    seconds, peak_gb = watched(command)
-    again, _ = watched(command)
+    seconds, peak_gb = timed(command)
+    again, _ = timed(command)
     report = json.loads((folder / "report.json").read_text())
     ratio = report["receipt"]["ratios"][0]
     dense, shipped = (report["accuracy"].get(role) for role in ("dense", report["shipped"]))
@@ -55,43 +53,35 @@ def run(name: str, arguments: list[str], folder: Path) -> dict[str, object]:
     }
 
 
-def watched(command: list[str]) -> tuple[float, float]:
-    """Wall seconds and peak resident gigabytes of a command and what it starts; an error ends the benchmark."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
+def timed(command: list[str]) -> tuple[float, float]:
+    """Wall seconds and peak gigabytes; an error ends the benchmark."""
+    status, seconds, peak_gb = watched(command)
     if status:
-        sys.exit(f"exit status {os.waitstatus_to_exitcode(status)}: {' '.join(command)}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1e6
+        sys.exit(f"exit status {status}: {' '.join(command)}")
+    return seconds, peak_gb
 
 
 def resnet18_of_somebody(folder: Path) -> list[str]:
     """A checkpoint with random weights and a folder of images: the case without training."""
-    import numpy as np
     import torch
     import torchvision
-    from PIL import Image
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
     save_file(torchvision.models.resnet18(weights=None).state_dict(), folder / "w.safetensors")
-    (folder / "images").mkdir()
-    generator = np.random.default_rng(0)
-    for index in range(64):
-        coarse = generator.integers(0, 256, (4 + index % 12, 4 + index % 12, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((256, 256), Image.Resampling.BICUBIC).save(folder / "images" / f"{index:02d}.png")
+    random_images(folder / "images")
     checkpoint = ["--checkpoint", str(folder / "w.safetensors"), "--no-train"]
     return ["--model", "torchvision:resnet18", *checkpoint, "--calibration", str(folder / "images"), "--target", "cpu"]
 
 
 def main() -> None:
     rows: list[dict[str, object]] = []
-    load = os.getloadavg()[0]
+    before = load()
 
     def record(row: dict[str, object]) -> None:
         """Written after each build: a benchmark that is stopped keeps what it has."""
         rows.append(row)
-        (HERE / "main_job.md").write_text(document(rows, load))
+        (HERE / "main_job.md").write_text(document(rows, before))
 
     with tempfile.TemporaryDirectory() as scratch:
         for name, arguments in BUILDS.items():
@@ -111,22 +101,9 @@ def tree(folder: Path) -> Path:
     return next(path.parent for path in sorted(folder.rglob("train")) if path.is_dir())
 
 
-def document(rows: list[dict[str, object]], load: float) -> str:
-    import onnxruntime
-    import torch
-
-    import lorita_deploy
-    from lorita_deploy.targets import this_host
-
-    host = this_host()
+def document(rows: list[dict[str, object]], before: float) -> str:
     lines = [
-        "# The main job",
-        "",
-        f"`benchmarks/main_job.py` on {time.strftime('%Y-%m-%d')}: {host.machine}, {host.cores} cores, "
-        f"{host.memory_bytes / 1e9:.0f} GB, {platform.platform()}; Python {platform.python_version()}, "
-        f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, lorita-deploy {lorita_deploy.__version__}; "
-        f"load average before: {load:.2f}.",
-        "",
+        *heading("The main job", "main_job.py", before),
         "Speed-up: dense over compressed, measured here (ONNX Runtime, one thread, batch 1), interleaved, with its 95 % "
         "interval. Right answers of the artifacts themselves; for the network without labels, agreement with the dense one.",
         "",
