@@ -3,7 +3,7 @@
     python benchmarks/samples.py MODEL --data folder:DIR --dataset NAME --folder RUNS [--seeds 3] [--epochs E] [--ship]
 
 A run is a build up to the collapsed network in a folder of its own under RUNS: stopped, it goes on where it was. The decay of
-the twin is its own: most right validation images, at seed 0. Test images are looked at when everything is chosen. With
+the twin is its own: most right validation images, at seed 0. Test images are recorded and decide nothing. With
 --ship the network of seed 0 goes to sample_models/checkpoints, as small as gives the same answers to all test images, logits
 within 1e-3. Rows in benchmarks/samples.json and, from it, samples.md.
 """
@@ -33,14 +33,18 @@ DECAYS = (0.25, 1.0, 4.0)
 def run(given: argparse.Namespace, depth: int, decay: float | None, seed: int) -> tuple[Path, TrainRecord]:
     """One training, and its folder."""
     from lorita_deploy.pipeline import build
+    from lorita_deploy.pipeline.context import Build
     from lorita_deploy.pipeline.options import make_options
     from lorita_deploy.records import TrainRecord
 
     name = f"{given.model}-n{depth}" + (f"-decay{decay:g}" if decay else "") + f"-seed{seed}"
     folder = Path(given.folder) / name
     options = {"model": given.model, "data": given.data, "depth": depth, "weight_decay": decay, "seed": seed}
-    build(make_options(**options, epochs=given.epochs, out=str(folder)), until="collapse")
+    asked = make_options(**options, epochs=given.epochs, out=str(folder))
+    build(asked, until="collapse")
     record = TrainRecord.load(folder / "trained.json")
+    finished = Build(asked)
+    test = finished.task.test(finished.dense)
     row = {
         "load": load(),
         "model": given.model,
@@ -50,8 +54,8 @@ def run(given: argparse.Namespace, depth: int, decay: float | None, seed: int) -
         "seed": seed,
         "epochs": len(record.epochs),
         "validation": record.epochs[record.best_epoch - 1].validation.value,
-        "test": record.test.value if record.test else None,
-        "images": record.test.total if record.test else 0,
+        "test": test.value,
+        "images": test.total,
         "rank": record.epochs[-1].rank_fraction,
         "device": record.device,
     }

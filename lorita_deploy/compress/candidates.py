@@ -13,9 +13,11 @@ from ..records import CalibrationRecord, Candidate, Geometry, GroupCalibration, 
 LADDER = 20
 """Most sizes of one form that are offered for a layer: enough to lie within a few per cent of the best rank, few enough
 for a whole network to be priced and solved in seconds."""
+NEGLIGIBLE = 1e-4
+"""Predicted loss (nats per example) of the narrowest width that is as good as the full one."""
 SHARES = (0.75, 0.5, 0.25, 0.125)
-"""Of a group's channels: widths that are offered beside the one that costs nothing."""
-WIDTHS = 4
+"""Of that width: what is offered beside it. Of the full one they would end far above what a trained-down group needs."""
+WIDTHS = 5
 """Most widths of a group below its full one: a layer between two groups has the square of them."""
 NARROW_LADDER = 6
 """Most ranks at each of those."""
@@ -44,15 +46,16 @@ def candidates(
 
 
 def width_offers(groups: Sequence[GroupCalibration], *, multiple: int) -> tuple[WidthOffer, ...]:
-    """The widths worth offering: the full one, what costs nothing, and shares of it, in multiples of ``multiple``.
+    """The widths worth offering: the full one, what costs nothing or next to it, and shares of that, in multiples of ``multiple``.
 
     Groups of which nothing can be taken without ruin are not offered.
     """
     found = []
     for group in groups:
-        free = min(width for width, loss in enumerate(group.loss_at_width) if loss == 0.0)
+        free = _narrowest(group, 0.0)
+        enough = _narrowest(group, NEGLIGIBLE)
         step = lcm(max(1, group.heads), multiple)
-        sizes = {_up(max(1, size), step) for size in (free, *(round(share * group.width) for share in SHARES))}
+        sizes = {_up(max(1, size), step) for size in (free, enough, *(round(share * enough) for share in SHARES))}
         kept = [size for size in sorted(sizes, reverse=True) if size < group.width and group.loss_at_width[size] <= RUIN]
         if kept:
             found.append(
@@ -131,6 +134,11 @@ def _candidate(
         macs=macs,
         predicted_loss=0.0 if rank is None else curve[rank],
     )
+
+
+def _narrowest(group: GroupCalibration, loss: float) -> int:
+    """Below which the group loses more than ``loss`` (nats per example)."""
+    return min(width for width, lost in enumerate(group.loss_at_width) if lost <= loss)
 
 
 def _up(count: int, multiple: int) -> int:

@@ -85,5 +85,16 @@ def test_no_group_is_left_without_channels() -> None:
         group="squeeze", width=4, producers=("squeeze",), consumers={"excite": 1}, order=(0, 1, 2, 3), loss_at_width=(0.0,) * 5
     )
     (offer,) = width_offers([group], multiple=1)
-    assert offer.kept == (4, 3, 2, 1)
+    assert offer.kept == (4, 1)
     assert width_offers([group], multiple=8) == ()
+
+
+def test_widths_are_offered_around_what_a_group_needs() -> None:
+    """A group that training left with 40 useful channels of 512: an eighth of 512 would be the end of the story otherwise."""
+    losses = (2.0,) * 8 + tuple(1e-3 * (40 - width) for width in range(8, 40)) + (5e-5,) * 460 + (0.0,) * 13
+    group = GroupCalibration(
+        group="conv", width=512, producers=("conv",), consumers={"next": 1}, order=tuple(range(512)), loss_at_width=losses
+    )
+    (offer,) = width_offers([group], multiple=8)
+    assert offer.kept == (512, 504, 40, 32, 24, 16), "the full width, what costs nothing, what costs next to nothing, and less"
+    assert offer.losses == tuple(losses[width] for width in (500, 504, 40, 32, 24, 16))
