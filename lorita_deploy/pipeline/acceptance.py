@@ -32,15 +32,15 @@ def allowed_drop(build: Build) -> float:
 def acceptance(build: Build, module: nn.Module, role: Role, precision: Precision) -> Callable[[Session], bool]:
     """Whether an artifact of ``module`` is as right as the budget asks, and near it on the golden inputs.
 
-    Where the budget is one of accuracy it counts from the dense fp32 network; otherwise from ``module`` itself.
+    Where the budget is one of accuracy it counts from the dense fp32 network, whatever ``module`` has lost of it already;
+    otherwise from ``module`` itself.
     """
     names, batch = build.task.input_names, build.options.batch
     golden = [tensor.cpu().numpy() for tensor in build.task.golden or next(iter(build.task.calibration))]
     expected = run_network(module, golden)
-    own = build.validation() if role == "dense" else build.task.evaluate(module)
-    floor = own.value - allowed_drop(build) / 100
-    if build.budget.max_drop is not None:
-        floor = min(own.value, build.validation().value - build.budget.max_drop / 100)
+    whole = role == "dense" or build.budget.max_drop is not None
+    start = build.validation() if whole else build.task.evaluate(module)
+    floor = start.value - allowed_drop(build) / 100
 
     def accepts(session: Session) -> bool:
         found = run_session(session, dict(zip(names, golden, strict=True)), batch)

@@ -1,5 +1,6 @@
 """What is chosen, what ships, and a whole build in a lower precision."""
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 import lorita_deploy as ld
 from lorita_deploy.measure.fidelity import TOLERANCES
 from lorita_deploy.measure.latency import ratio_between
+from lorita_deploy.pipeline.acceptance import acceptance
 from lorita_deploy.pipeline.choosing import ships
 from lorita_deploy.pipeline.precision import choose
 from lorita_deploy.records import Accuracy, Artifact, LatencyRatio, PrecisionRecord, PrecisionTrial
@@ -103,6 +105,32 @@ def mine():
 
 def options(out, **changes):
     return ld.make_options(**{"model": "mine", "target": "cpu", "out": str(out), "max_drop": 1.0, "narrow": False, **changes})
+
+
+@pytest.mark.parametrize(("max_drop", "role"), [(1.0, "compressed"), (1.0, "dense"), (None, "compressed")])
+def test_what_compression_has_lost_is_not_forgiven_a_second_time(mine, max_drop, role):
+    """An artifact that is as right as its own network, which is two points less right than the dense one and more."""
+    task, net = mine["task"], mine["model"].eval()
+    whole, worse = task.evaluate(net), copy.deepcopy(net)
+    with torch.no_grad():
+        while task.evaluate(worse).value > whole.value - 0.02:
+            worse[-1].bias[0] += 0.2
+    build = SimpleNamespace(
+        task=task,
+        options=SimpleNamespace(batch=32),
+        budget=SimpleNamespace(max_drop=max_drop),
+        validation=lambda: whole,
+    )
+
+    def opened(module):
+        return lambda inputs: [module(torch.from_numpy(inputs["input"])).detach().numpy()]
+
+    accepted = acceptance(build, worse, role, "int8")(opened(worse))
+    assert accepted == (max_drop is None), "without a budget of accuracy it is held against its own network"
+    assert acceptance(build, net, role, "int8")(opened(net))
+    if max_drop:
+        build.budget.max_drop = 100.0
+        assert acceptance(build, worse, role, "int8")(opened(worse))
 
 
 def test_auto_races_every_precision_of_the_target_and_loses_no_more_than_allowed(mine, tmp_path):
