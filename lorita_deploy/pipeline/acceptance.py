@@ -29,16 +29,16 @@ def allowed_drop(build: Build) -> float:
     return DEFAULT_MAX_DROP if build.budget.max_drop is None else build.budget.max_drop
 
 
-def acceptance(build: Build, module: nn.Module, role: Role, precision: Precision) -> Callable[[Session], bool]:
+def acceptance(build: Build, module: nn.Module, role: Role, precision: Precision, rung: int = 0) -> Callable[[Session], bool]:
     """Whether an artifact of ``module`` is as right as the budget asks, and near it on the golden inputs.
 
     Where the budget is one of accuracy it counts from the dense fp32 network, whatever ``module`` has lost of it already;
-    otherwise from ``module`` itself.
+    otherwise, and for a further rung of the ladder, from ``module`` itself.
     """
     names, batch = build.task.input_names, build.options.batch
     golden = [tensor.cpu().numpy() for tensor in build.task.golden or next(iter(build.task.calibration))]
     expected = run_network(module, golden)
-    whole = role == "dense" or build.budget.max_drop is not None
+    whole = role == "dense" or (build.budget.max_drop is not None and not rung)
     start = build.validation() if whole else build.task.evaluate(module)
     floor = start.value - allowed_drop(build) / 100
 

@@ -33,11 +33,12 @@ def export(
     precision: Precision | None = None,
     filename: str | None = None,
     accepting: bool = True,
+    rung: int = 0,
 ) -> Artifact:
     """``<role>.onnx`` in ``folder``, as the target wants it; with the facts of the plan, unless ``metadata`` are given.
 
     ``precision`` is the build's own unless given; a lower one is calibrated on the task's data and, where ``accepting``, kept
-    within the budget by leaving layers in fp32.
+    within the budget by leaving layers in fp32; ``rung`` is the number of a network of the ladder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     options, task = build.options, build.task
@@ -47,7 +48,7 @@ def export(
     if precision != "fp32":
         lower = {"calibration": task.calibration}
         if accepting:
-            lower["accepts"] = acceptance(build, module, role, precision)
+            lower["accepts"] = acceptance(build, module, role, precision, rung)
     job = ExportJob(
         folder=folder,
         filename=filename or f"{role}{build.exporter.suffix}",
@@ -59,6 +60,7 @@ def export(
         precision=precision,
         runtime=runtime_of(build),
         batch=options.batch,
+        rung=rung,
         dynamic_batch=options.dynamic_batch,
         input_names=task.input_names,
         output_names=task.output_names,

@@ -18,6 +18,7 @@ from ..measure.accuracy import artifact_accuracy
 from ..measure.fidelity import require_passed, verify
 from ..measure.latency import artifact_name
 from ..records import Accuracy, Artifact, Candidate, Choice, Precision, PriceTable, WidthOffer
+from .acceptance import as_module
 from .context import EVALUATION_BATCH
 from .exporting import export, judged
 from .search import Search
@@ -118,7 +119,8 @@ def _rung(build: Build, number: int, solution: Solution, precision: Precision, t
     facts = {"model": build.options.model, "role": "compressed", "rung": str(number)}
     facts["ranks"] = json.dumps({choice.layer: choice.rank for choice in changed}, sort_keys=True)
     folder = build.folder.path
-    artifact = export(build, module, "compressed", folder, metadata=facts, precision=precision, filename=filename)
+    written: dict[str, Any] = {"precision": precision, "filename": filename, "rung": number}
+    artifact = export(build, module, "compressed", folder, metadata=facts, **written)
     artifact = judged(build, artifact)
     session = build.exporter.open(build.folder / artifact.path)
     checks = verify(
@@ -137,5 +139,6 @@ def _rung(build: Build, number: int, solution: Solution, precision: Precision, t
         batches = build.dataset.batches("test", EVALUATION_BATCH)
         accuracy = artifact_accuracy(session, build.task.input_names, batches, "test", batch=build.options.batch)
     else:
-        accuracy = (build.task.test or build.task.evaluate)(module)
-    return Rung(artifact=artifact.model_copy(update={"rung": number}), outputs=outputs, accuracy=accuracy)
+        opened = module if artifact.precision == "fp32" else as_module(session, build.task.input_names, build.options.batch)
+        accuracy = (build.task.test or build.task.evaluate)(opened)
+    return Rung(artifact=artifact, outputs=outputs, accuracy=accuracy)

@@ -131,6 +131,9 @@ def test_what_compression_has_lost_is_not_forgiven_a_second_time(mine, max_drop,
     if max_drop:
         build.budget.max_drop = 100.0
         assert acceptance(build, worse, role, "int8")(opened(worse))
+        build.budget.max_drop = max_drop
+        rung = acceptance(build, worse, "compressed", "int8", rung=2)
+        assert rung(opened(worse)), "a rung of the ladder is meant to lose more"
 
 
 def test_auto_races_every_precision_of_the_target_and_loses_no_more_than_allowed(mine, tmp_path):
