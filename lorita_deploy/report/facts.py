@@ -45,6 +45,9 @@ def summary(report: BuildReport) -> Table:
             rows.append(("peak memory", *(words.megabytes(each.peak_memory_bytes) for each in pair)))
             here = f"median, {report.receipt.host.kind}, measured"
             rows.append((here, *(f"{words.number(each.median_ms)} ms" for each in pair)))
+            before, after = (each.energy for each in pair)
+            if before and after:
+                rows.append(("energy a call, by its own sensors", words.millijoules(before), words.millijoules(after)))
             known.add("measured")
     if report.estimated_ratio is not None:
         there = 1.0 if role == "dense" else report.estimated_ratio

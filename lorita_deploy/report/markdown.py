@@ -25,8 +25,12 @@ def _sections(report: BuildReport) -> Iterator[str]:
     if report.receipt:
         receipt = report.receipt
         yield _drawn(proofs.latency(receipt), heading=f"Latency on `{receipt.host.kind}`")
+        for table in proofs.on_the_board(receipt):
+            yield _drawn(table, heading=table.title)
         yield _drawn(proofs.ratios(receipt), heading="Interleaved race")
         yield from (f"> {warning}" for warning in receipt.warnings)
+    if report.precision and report.precision.trials:
+        yield _drawn(proofs.precisions(report.precision), heading=f"Precision (ships in {report.shipped_precision})")
     yield _drawn(networks.layers(report.plan, report.collapsed), heading="Layers")
     if report.left_alone:
         yield _drawn(networks.left_alone(report.left_alone), heading="Left alone")

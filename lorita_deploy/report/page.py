@@ -76,6 +76,11 @@ def _tiles(report: BuildReport) -> Iterator[str]:
         claim = words.times(race.speedup) if race.faster else "no faster" if low <= 1 else "slower"
         yield _tile(f"on {report.receipt.host.kind}", claim, f"95 % interval {low:.2f} to {high:.2f}", "measured")
     role = report.shipped
+    energy = {series.name: series.energy for series in report.receipt.series if series.energy} if report.receipt else {}
+    if {"dense", role} <= energy.keys():
+        less = energy["dense"].per_call_mj / energy[role].per_call_mj
+        drawn = f"{words.millijoules(energy['dense'])} → {words.millijoules(energy[role])}"
+        yield _tile("energy a call", f"÷ {less:.3g}", f"{drawn}, by the board's own sensors", "measured")
     if role in report.accuracy and "dense" in report.accuracy:
         dense, found = report.accuracy["dense"], report.accuracy[role]
         if found.metric == "score":

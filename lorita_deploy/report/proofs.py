@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..records import BuildReport, Comparison, Fidelity, LedgerStep, Receipt
+from ..records import BuildReport, Comparison, Fidelity, LedgerStep, PrecisionRecord, PrecisionTrial, Receipt
 from . import words
 from .table import Table
 
@@ -67,6 +67,44 @@ def on_the_board(receipt: Receipt) -> list[Table]:
     source = next((series.energy.source for series in receipt.series if series.energy), None)
     note = f"energy by the board's own sensors ({source}), not by a wall meter" if source else ""
     return [Table("On the board", columns, tuple(rows), note)] if rows else []
+
+
+def precisions(found: PrecisionRecord) -> Table:
+    """What the dense network was tried in, how right and how fast it was, and why one of them was chosen."""
+    rows = [
+        (
+            trial.precision,
+            "chosen" if trial.precision == found.chosen else "refused" if trial.refused else "",
+            words.share(trial.accuracy),
+            *_time_of(trial),
+            words.megabytes(trial.size_bytes),
+            str(len(trial.kept_fp32)) if trial.kept_fp32 else "",
+            _why(trial, found),
+        )
+        for trial in found.trials
+    ]
+    columns = ("precision", "", ">right", ">time", ">95 % interval", ">file", ">nodes in fp32", "why")
+    split = f"on {found.trials[0].accuracy.split} data; " if found.trials else ""
+    note = f"asked for: {found.asked}. The dense network {split}times of it alone, fp32 = 1"
+    return Table("Precisions tried", columns, tuple(rows), note)
+
+
+def _time_of(trial: PrecisionTrial) -> tuple[str, str]:
+    if trial.ratio:
+        return f"{trial.ratio.ratio:.2f}", "-".join(f"{end:.2f}" for end in trial.ratio.ci95)
+    if trial.precision == "fp32":
+        return "1", ""
+    return (f"{trial.estimated:.2f}", "estimated") if trial.estimated is not None else ("", "not timed")
+
+
+def _why(trial: PrecisionTrial, record: PrecisionRecord) -> str:
+    if trial.precision == record.chosen:
+        if trial.precision == "fp32":
+            return "nothing lower is both right often enough and faster"
+        return "the fastest that is right often enough" if record.asked == "auto" else "asked for, and right often enough"
+    if trial.precision == "fp32":
+        return "what the others are compared with"
+    return trial.refused or ("no faster than fp32" if trial.relative_time >= 1 else f"slower than {record.chosen}")
 
 
 def ratios(receipt: Receipt) -> Table:

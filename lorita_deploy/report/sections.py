@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..records import BuildReport, Provenance, Receipt
+from ..records import BuildReport, PrecisionRecord, Provenance, Receipt
 from . import facts, networks, proofs
 from .distributions import distributions, sizes
 from .margins import margins
@@ -38,6 +38,8 @@ def sections(report: BuildReport) -> Iterator[Section]:
         yield Section("waterfall", "Where the time went", _waterfall(report), plan.provenance)
     if receipt:
         yield Section("latency", f"Latency on {receipt.host.kind}", _latency(receipt), "measured")
+    if report.precision and report.precision.trials:
+        yield Section("precision", "Precision", _precision(report), _timed(report.precision))
     yield Section("layers", "Layers", _layers(report), plan.provenance)
     if found := spectra(report):
         yield Section("spectra", "Spectra", _spectra(found))
@@ -89,8 +91,20 @@ def _looks(report: BuildReport) -> list[tuple[str, str]]:
 
 def _latency(receipt: Receipt) -> str:
     warnings = (element("p", escape(warning), class_="warning") for warning in receipt.warnings)
-    listed = tabled(proofs.latency(receipt)) + tabled(proofs.ratios(receipt))
+    listed = "".join(map(tabled, (proofs.latency(receipt), *proofs.on_the_board(receipt), proofs.ratios(receipt))))
     return both(lambda width: distributions(receipt, width)) + listed + "".join(warnings)
+
+
+def _precision(report: BuildReport) -> str:
+    assert report.precision is not None
+    shipped = f"What ships is in {report.shipped_precision}."
+    if report.shipped_precision != report.precision.chosen:
+        shipped += f" In the race above, {report.precision.chosen} was not faster than both networks in fp32."
+    return said(shipped) + tabled(proofs.precisions(report.precision), titled=False)
+
+
+def _timed(found: PrecisionRecord) -> Provenance:
+    return "measured" if any(trial.ratio for trial in found.trials) else "estimated"
 
 
 def _layers(report: BuildReport) -> str:

@@ -31,6 +31,8 @@ STATES = {
     "FAILED": State(BAD, "max rel beyond the tolerance"),
     "kept": State(GOOD, "within the budget for accuracy"),
     "too lossy": State(BAD, "loses more than the budget for accuracy"),
+    "chosen": State(GOOD, "what the artifacts are written in"),
+    "refused": State(PLAIN, "not an option, for the reason given"),
     "within": State(GOOD, "error within its budget"),
     "OVER BUDGET": State(BAD, "error beyond its budget"),
     "faster": State(GOOD, "the whole interval lies below 0"),

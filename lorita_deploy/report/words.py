@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..records import Accuracy, BuildReport, Candidate, Choice, Geometry, Host, LatencyRatio, LatencySeries, Receipt
+from ..records import Accuracy, BuildReport, Candidate, Choice, Energy, Geometry, Host, LatencyRatio, LatencySeries, Receipt
 
 UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -34,6 +34,11 @@ def amount(value: float) -> str:
 
 def megabytes(size: float | None) -> str:
     return "unknown" if size is None else f"{number(size / 1e6)} MB"
+
+
+def millijoules(found: Energy) -> str:
+    """Of one call, what the board draws at rest included."""
+    return f"{number(found.per_call_mj)} mJ"
 
 
 def times(ratio: float) -> str:
@@ -74,7 +79,8 @@ def speed(found: LatencyRatio) -> str:
         return f"{found.speedup:.2f}x faster ({interval})"
     if low <= 1 <= high:
         return f"as fast as {found.baseline} ({interval})"
-    return f"{found.ratio:.2f}x the time of {found.baseline} ({interval})"
+    low, high = found.ci95
+    return f"{found.ratio:.2f}x the time of {found.baseline} (95 % interval {low:.2f}-{high:.2f})"
 
 
 def host(found: Host) -> str:

@@ -10,15 +10,19 @@ from lorita_deploy.records import (
     Candidate,
     Choice,
     CollapsedRecord,
+    Energy,
     Fidelity,
     Geometry,
     GroupChoice,
     Host,
+    LatencyRatio,
     Layer,
     LayerTime,
     LedgerStep,
     LeftAlone,
     Plan,
+    PrecisionRecord,
+    PrecisionTrial,
     PriceTable,
     Probe,
     StageRecord,
@@ -248,3 +252,41 @@ def estimated(report):
     )
     changes = {"target": "jetson-orin-nano", "provenance": "estimated", "plan": plan, "estimated_ratio": 33.3 / 77.7}
     return report.model_copy(update=changes)
+
+
+@pytest.fixture
+def int8(report):
+    """Built on a board with sensors, in the precision that won there; fp16 was refused."""
+
+    def trial(precision, correct, time, **others):
+        ci95 = (time - 0.01, time + 0.01)
+        raced = LatencyRatio(candidate=precision, baseline="fp32", n=12, reloads=12, ratio=time, ci95=ci95)
+        found = {"accuracy": right(correct, "validation"), "ratio": None if precision == "fp32" else raced} | others
+        return PrecisionTrial(precision=precision, **{"size_bytes": 2_000_000, **found})
+
+    trials = (
+        trial("fp32", 340, 1.0),
+        trial("fp16", 340, 1.12, size_bytes=1_000_000, refused="it is not faster here than fp32 (1.12x the time of fp32)"),
+        trial("int8", 339, 0.4, size_bytes=510_000, kept_fp32=("conv", "head")),
+    )
+    drawn = {"dense": 9.2, "compressed": 4.1}
+    series = tuple(
+        each.model_copy(update={"energy": used(drawn[each.name])}) if each.name in drawn else each
+        for each in report.receipt.series
+    )
+    changes = {"precision": PrecisionRecord(asked="auto", chosen="int8", trials=trials), "shipped_precision": "int8"}
+    return report.model_copy(update=changes | {"receipt": report.receipt.model_copy(update={"series": series})})
+
+
+def used(per_call_mj):
+    """Of a call, on a board that draws 3 W at rest."""
+    return Energy(
+        source="INA3221 VDD_IN",
+        mean_mw=4600.0,
+        idle_mw=3000.0,
+        per_call_mj=per_call_mj,
+        per_call_above_idle_mj=per_call_mj / 3,
+        calls=5000,
+        seconds=10.0,
+        readings=100,
+    )

@@ -18,15 +18,15 @@ def browser():
 
 
 @pytest.fixture
-def pages(report, large, estimated, tmp_path):
+def pages(report, large, estimated, int8, tmp_path):
     """A page for each kind of report."""
-    found = {"small": report, "large": large, "estimated": estimated}
+    found = {"small": report, "large": large, "estimated": estimated, "int8": int8}
     for name, each in found.items():
         (tmp_path / f"{name}.html").write_text(render(each), encoding="utf-8")
     return {name: tmp_path / f"{name}.html" for name in found}
 
 
-@pytest.mark.parametrize("name", ["small", "large", "estimated"])
+@pytest.mark.parametrize("name", ["small", "large", "estimated", "int8"])
 def test_it_is_silent_and_asks_for_nothing(browser, pages, name):
     browser.open(pages[name])
     assert browser.complaints() == []
@@ -104,7 +104,7 @@ def test_the_keyboard_sorts_too(browser, pages):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 640, 700, 1200])
-@pytest.mark.parametrize("name", ["large", "estimated"])
+@pytest.mark.parametrize("name", ["large", "estimated", "int8"])
 def test_nothing_sticks_out(browser, pages, name, width, scheme):
     browser.open(pages[name], width=width, scheme=scheme)
     assert browser.run("document.documentElement.scrollWidth") <= width

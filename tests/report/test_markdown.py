@@ -37,8 +37,15 @@ def test_everything_is_in_it(report):
         assert piece in text, piece
 
 
-def test_every_table_is_well_formed(report, estimated):
-    for text in (render(report), render(estimated)):
+def test_precisions_and_energy_are_told(int8):
+    text = render(int8)
+    assert "## Precision (ships in int8)" in text
+    assert "the fastest that is right often enough" in text
+    assert "## On the board" in text
+
+
+def test_every_table_is_well_formed(report, estimated, int8):
+    for text in (render(report), render(estimated), render(int8)):
         found = tables(text)
         assert len(found) >= 9
         for rows in found:

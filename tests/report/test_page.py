@@ -47,7 +47,7 @@ def pictures(text):
     return [ElementTree.fromstring(found) for found in re.findall(r"<svg[ >].*?</svg>", text, flags=re.DOTALL)]
 
 
-@pytest.fixture(params=["report", "large", "estimated", "bare"])
+@pytest.fixture(params=["report", "large", "estimated", "int8", "bare"])
 def any_report(request):
     if request.param == "bare":  # nothing changed, nothing judged, no spectra
         report = request.getfixturevalue("report")
@@ -80,6 +80,8 @@ def test_what_it_says_is_what_the_tables_say(any_report):
     tables = [facts.summary(any_report), facts.environment(any_report.host), facts.hashes(any_report)]
     tables += [networks.layers(any_report.plan, any_report.collapsed), proofs.fidelity(any_report.fidelity)]
     tables += [proofs.latency(any_report.receipt)] if any_report.receipt else []
+    tables += proofs.on_the_board(any_report.receipt) if any_report.receipt else []
+    tables += [proofs.precisions(any_report.precision)] if any_report.precision else []
     tables += [proofs.ledger(any_report)] if any_report.ledger else []
     for cell in {cell for table in tables for row in table.rows for cell in row}:
         assert " ".join(cell.split()) in text or cell.replace(".", ". ") in text, cell
@@ -98,6 +100,17 @@ def test_no_estimate_is_shown_as_a_time(estimated):
     tile = re.search(r'<div class="tile estimated">.*?</div>', text).group(0)
     assert "≈ 2.33x" in tile
     assert "stroke-dasharray" in tile, "marked by shape as well as by colour"
+
+
+def test_precisions_and_energy_are_there_where_they_were_tried_and_measured(report, int8):
+    plain, shown = Page(render(report)).text(), Page(render(int8)).text()
+    for said in ("Precision", "energy a call", "mJ"):
+        assert said not in plain, said
+    assert "What ships is in int8." in shown
+    assert "9.20 mJ → 4.10 mJ, by the board's own sensors" in shown
+    assert "energy by the board's own sensors (INA3221 VDD_IN), not by a wall meter" in shown
+    raced = int8.model_copy(update={"shipped_precision": "fp32"})
+    assert "in fp32. In the race above, int8 was not faster than both networks in fp32." in Page(render(raced)).text()
 
 
 def test_provenance_differs_in_word_and_shape():

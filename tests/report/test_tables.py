@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from lorita_deploy.records import Energy, GpuTimes
+from lorita_deploy.records import GpuTimes
 from lorita_deploy.report import facts, networks, proofs
 from lorita_deploy.report.terminal import render
 
@@ -51,22 +51,48 @@ def test_unknown_tails_are_not_made_up(make_receipt):
     assert column(table, "p99") == ["n/a (n=12)", "n/a (n=12)"]
 
 
-def test_times_without_transfers_and_energy_have_a_table_of_their_own(make_receipt):
+def test_times_without_transfers_and_energy_have_a_table_of_their_own(make_receipt, int8):
     receipt = make_receipt(dense=2.0, compressed=1.0)
     assert proofs.on_the_board(receipt) == []
     gpu = GpuTimes(
         samples_ms=(1.5,) * 12, n=12, median_ms=1.5, median_ci95_ms=(1.4, 1.6), p90_ms=None, p90_ci95_ms=None, p95_ms=None,
         p95_ci95_ms=None, p99_ms=None, p99_ci95_ms=None,
     )  # fmt: skip
-    energy = Energy(
-        source="INA3221 VDD_IN", mean_mw=4600.0, idle_mw=3000.0, per_call_mj=9.2, per_call_above_idle_mj=3.2, calls=5000,
-        seconds=10.0, readings=100,
-    )  # fmt: skip
+    energy = int8.receipt.series[0].energy
     dense = receipt.series[0].model_copy(update={"gpu": gpu, "energy": energy, "throughput_per_s": 640.0})
     (table,) = proofs.on_the_board(receipt.model_copy(update={"series": (dense, receipt.series[1])}))
     assert [row[0] for row in table.rows] == ["dense"]
     assert "not by a wall meter" in table.note
-    assert table.rows[0][2:] == ("1.50", "", "640", "9.20", "3.20")
+    assert table.rows[0][2:] == ("1.50", "", "640", "9.20", "3.07")
+
+
+def test_every_precision_says_why_it_was_chosen_or_not(int8):
+    (fp32, fp16, lowest), found = proofs.precisions(int8.precision).rows, int8.precision
+    assert fp32[2:6] == ("340 of 360 right (94.44 %)", "1", "", "2.00 MB")
+    assert (fp16[1], lowest[1]) == ("refused", "chosen")
+    assert fp16[-1] == found.trials[1].refused
+    assert lowest[2:7] == ("339 of 360 right (94.17 %)", "0.40", "0.39-0.41", "0.510 MB", "2")
+    assert lowest[-1] == "the fastest that is right often enough"
+
+    def why(asked, chosen, **changes):
+        trials = tuple(each.model_copy(update=changes) if each.precision == "fp16" else each for each in found.trials)
+        tried = found.model_copy(update={"asked": asked, "chosen": chosen, "trials": trials})
+        return {row[0]: row[-1] for row in proofs.precisions(tried).rows}
+
+    assert why("auto", "int8", refused=None)["fp16"] == "no faster than fp32"
+    assert why("auto", "int8", refused=None, ratio=None, estimated=0.6)["fp16"] == "slower than int8"
+    assert why("int8", "int8")["int8"] == "asked for, and right often enough"
+    assert why("auto", "fp32")["fp32"] == "nothing lower is both right often enough and faster"
+
+
+def test_an_estimated_precision_is_no_time(int8):
+    trials = tuple(each.model_copy(update={"ratio": None, "estimated": 0.55}) for each in int8.precision.trials[1:])
+    assert proofs.precisions(int8.precision.model_copy(update={"trials": trials})).rows[0][3:5] == ("0.55", "estimated")
+
+
+def test_summary_tells_the_energy_where_the_board_measured_it(report, int8):
+    assert ("energy a call, by its own sensors", "9.20 mJ", "4.10 mJ") in facts.summary(int8).rows
+    assert not [row for row in facts.summary(report).rows if "energy" in row[0]]
 
 
 def test_summary(report):
