@@ -16,9 +16,7 @@ for a whole network to be priced and solved in seconds."""
 NEGLIGIBLE = 1e-4
 """Predicted loss (nats per example) of the narrowest width that is as good as the full one."""
 SHARES = (0.75, 0.5, 0.25, 0.125)
-"""Of that width: what is offered beside it. Of the full one they would end far above what a trained-down group needs."""
-WIDTHS = 5
-"""Most widths of a group below its full one: a layer between two groups has the square of them."""
+"""Of that width: what is offered between it and ruin. A layer between two groups has the square of them."""
 NARROW_LADDER = 6
 """Most ranks at each of those."""
 RUIN = 1.0
@@ -46,25 +44,25 @@ def candidates(
 
 
 def width_offers(groups: Sequence[GroupCalibration], *, multiple: int) -> tuple[WidthOffer, ...]:
-    """The widths worth offering: the full one, what costs nothing or next to it, and shares of that, in multiples of ``multiple``.
+    """The widths worth offering: the full one, what costs nothing or next to it, and less down to ruin, in multiples of
+    ``multiple``.
 
     Groups of which nothing can be taken without ruin are not offered.
     """
     found = []
     for group in groups:
-        free = _narrowest(group, 0.0)
-        enough = _narrowest(group, NEGLIGIBLE)
+        enough, least = (_narrowest(group, loss) for loss in (NEGLIGIBLE, RUIN))
+        sizes = (_narrowest(group, 0.0), enough, *(max(least, round(share * enough)) for share in SHARES), least)
         step = lcm(max(1, group.heads), multiple)
-        sizes = {_up(max(1, size), step) for size in (free, enough, *(round(share * enough) for share in SHARES))}
-        kept = [size for size in sorted(sizes, reverse=True) if size < group.width and group.loss_at_width[size] <= RUIN]
+        kept = sorted({size for size in (_up(size, step) for size in sizes) if size < group.width}, reverse=True)
         if kept:
             found.append(
                 WidthOffer(
                     group=group.group,
                     producers=group.producers,
                     consumers=group.consumers,
-                    kept=(group.width, *kept[:WIDTHS]),
-                    losses=(0.0, *(group.loss_at_width[size] for size in kept[:WIDTHS])),
+                    kept=(group.width, *kept),
+                    losses=(0.0, *(group.loss_at_width[size] for size in kept)),
                     heads=group.heads,
                 )
             )
@@ -137,8 +135,8 @@ def _candidate(
 
 
 def _narrowest(group: GroupCalibration, loss: float) -> int:
-    """Below which the group loses more than ``loss`` (nats per example)."""
-    return min(width for width, lost in enumerate(group.loss_at_width) if lost <= loss)
+    """Channels below which the group loses more than ``loss`` (nats per example)."""
+    return max(1, min(width for width, lost in enumerate(group.loss_at_width) if lost <= loss))
 
 
 def _up(count: int, multiple: int) -> int:
