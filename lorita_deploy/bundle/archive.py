@@ -65,8 +65,8 @@ def pack_files(folder: Path, names: Iterable[str], path: Path, executable: Itera
     return path
 
 
-def unpack_files(archive: Path, into: Path) -> None:
-    """Unpack ``archive`` into the new folder ``into``, without its `TOP`.
+def unpack_files(archive: Path, into: Path, top: str = TOP) -> None:
+    """Unpack ``archive`` into the new folder ``into``, without ``top``, the one folder that everything in it is in.
 
     Only plain files with plain names are taken: a link, a device, an absolute path, "..", a second file of the same name,
     or more than `MAX_BYTES` is a `BadArtifact`, and so is a damaged archive. Raises `OutOfResource` when the disk is full.
@@ -77,7 +77,7 @@ def unpack_files(archive: Path, into: Path) -> None:
             bounded: Any = _Bounded(stream)
             with tarfile.open(fileobj=bounded, mode="r:") as members:
                 into.mkdir(parents=True)
-                _take(members, into)
+                _take(members, into, top)
                 bounded.drain()
     except (BadArtifact, OutOfResource):
         raise
@@ -89,14 +89,14 @@ def unpack_files(archive: Path, into: Path) -> None:
         raise BadArtifact(f"not a whole .tar.gz: {error}", where=archive, fix="copy the file again") from error
 
 
-def _take(members: tarfile.TarFile, into: Path) -> None:
+def _take(members: tarfile.TarFile, into: Path, only: str) -> None:
     budget = MAX_BYTES
     for count, member in enumerate(members):
         top, _, name = member.name.partition("/")
-        if member.isdir() and top == TOP and (not name or is_plain(name)):
+        if member.isdir() and top == only and (not name or is_plain(name)):
             continue
-        if not member.isreg() or member.issparse() or top != TOP or not is_plain(name):
-            raise BadArtifact(f"the archive holds something other than plain files under {TOP}/: {member.name!r}")
+        if not member.isreg() or member.issparse() or top != only or not is_plain(name):
+            raise BadArtifact(f"the archive holds something other than plain files under {only}/: {member.name!r}")
         budget -= member.size
         if budget < 0 or count >= MAX_FILES:
             raise BadArtifact(f"it is larger than any bundle ({MAX_BYTES} bytes, {MAX_FILES} files)", where=member.name)

@@ -5,6 +5,8 @@ is left out. ``root`` is where the file system starts. Standard library only, va
 """
 
 import glob
+import hashlib
+import json
 import os
 import re
 import subprocess
@@ -37,6 +39,12 @@ def environment(found: Json) -> Dict[str, str]:
     named = {"power mode": found["power_mode"]} if found["power_mode"] else {}
     limits = {"%s clock" % name: "%g-%g MHz" % (low, high) for name, (_, low, high) in found["clocks_mhz"].items()}
     return dict(limits, **named)
+
+
+def fingerprint(host: Json, settings: Json, found: Json) -> str:
+    """sha256 of everything that has to be equal where times are compared; ``found`` are the conditions at the start."""
+    text = json.dumps([host, settings, environment(found)], sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def changes(readings: List[Json]) -> List[str]:
@@ -79,8 +87,7 @@ def clocks_mhz(root: str = "/") -> Dict[str, List[float]]:
     """Current, lowest and highest allowed frequency of the GPU, the memory controller and each kind of core."""
     found = {}
     for folder in _glob(root, "sys/class/devfreq/*"):
-        name = "gpu" if GPU_NAME.search(os.path.basename(folder)) else None
-        name = "memory" if "emc" in os.path.basename(folder) else name
+        name = clock_name(os.path.basename(folder))
         values = [_number(os.path.join(folder, each)) for each in ("cur_freq", "min_freq", "max_freq")]
         if name and None not in values:
             name = name if name not in found else os.path.basename(folder)  # Thor's GPU has several clocks
@@ -90,6 +97,13 @@ def clocks_mhz(root: str = "/") -> Dict[str, List[float]]:
         if None not in values:
             found["cpu " + os.path.basename(folder)] = [value / 1e3 for value in values if value is not None]
     return found
+
+
+def clock_name(device: str) -> Optional[str]:
+    """What a devfreq device clocks; None where that is neither the GPU nor the memory."""
+    if "emc" in device:
+        return "memory"
+    return "gpu" if GPU_NAME.search(device) else None
 
 
 def temperatures_c(root: str = "/") -> Dict[str, float]:

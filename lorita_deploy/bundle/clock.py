@@ -16,7 +16,7 @@ How times are taken (the runner follows these rules; the reasons are here):
 import math
 import time
 
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 SAMPLE_NS = 200000
 """Shortest sample."""
@@ -27,6 +27,7 @@ FEWEST = 6
 SAMPLES_PER_VISIT = 2
 TAIL = 10
 """A percentile is given only where at least so many samples lie beyond it: p90 from 100, p95 from 200, p99 from 1,000."""
+PERCENTILES = (("p90", 0.90), ("p95", 0.95), ("p99", 0.99))
 
 if hasattr(time, "perf_counter_ns"):
     now_ns = time.perf_counter_ns
@@ -65,11 +66,17 @@ def warm_up(
     end = now_ns() + max_seconds * 1e9
     while len(times) < max_runs and (now_ns() < end or len(times) < 2):
         times.append(sample_ns(call, 1))
-        if len(times) >= 2 * window:
-            before, after = median(times[-2 * window : -window]), median(times[-window:])
-            if abs(after - before) < drift * before:
-                return times, True
+        if settled(times, window, drift):
+            return times, True
     return times, False
+
+
+def settled(times: Sequence[float], window: int = 7, drift: float = 0.02) -> bool:
+    """Whether the median of the last ``window`` times is within ``drift`` of that of the ``window`` before."""
+    if len(times) < 2 * window:
+        return False
+    before, after = median(times[-2 * window : -window]), median(times[-window:])
+    return abs(after - before) < drift * before
 
 
 # ---------------------------------------------------------------------------------------------- describing samples
@@ -148,6 +155,23 @@ def percentile_interval(reloads: Sequence[Sequence[float]], q: float) -> Optiona
     return None if few * total < 1.0 else (quantile(every, 1.0 - many), quantile(every, 1.0 - few))
 
 
+def distribution(reloads: Sequence[Sequence[float]]) -> Dict[str, Any]:
+    """The entries that ``LatencySeries`` and ``GpuTimes`` of the records share, from milliseconds, one sequence per reload."""
+    every = [value for each in reloads for value in each]
+    middle = median(every)
+    low, high = median_interval([median(each) for each in reloads])
+    found = {
+        "samples_ms": every,
+        "n": len(every),
+        "median_ms": middle,
+        "median_ci95_ms": [min(low, middle), max(high, middle)],
+    }  # type: Dict[str, Any]
+    for name, q in PERCENTILES:
+        found[name + "_ms"] = percentile(every, q)
+        found[name + "_ci95_ms"] = percentile_interval(reloads, q)
+    return found
+
+
 # ---------------------------------------------------------------------------------------------- comparing
 
 
@@ -165,6 +189,22 @@ def paired_ratio(reloads: Sequence[Sequence[Tuple[float, float]]]) -> Tuple[floa
         cuts = [len(every) * i // FEWEST for i in range(FEWEST + 1)]
         observed = [median(every[low:high]) for low, high in zip(cuts, cuts[1:]) if low < high]
     return median(observed), median_interval(observed)
+
+
+def ratio_of(candidate: str, baseline: str, reloads: Sequence[Sequence[Tuple[float, float]]]) -> Dict[str, Any]:
+    """The ``LatencyRatio`` of the records, from what `paired_ratio` takes."""
+    ratio, interval = paired_ratio(reloads)
+    n = sum(len(each) for each in reloads)
+    named = {"candidate": candidate, "baseline": baseline}
+    return dict(named, n=n, reloads=len(reloads), ratio=ratio, ci95=interval)
+
+
+def faster_of(baseline: str, ratios: Sequence[Dict[str, Any]]) -> Optional[str]:
+    """The fastest of those whose interval lies below 1, else the baseline; None where nothing was compared."""
+    if not ratios:
+        return None
+    winners = [each for each in ratios if each["ci95"][1] < 1.0]
+    return str(min(winners, key=lambda each: each["ratio"])["candidate"]) if winners else baseline
 
 
 def warnings_of(name: str, samples: Sequence[float], stable: bool, reloads: int) -> List[str]:

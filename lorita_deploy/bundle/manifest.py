@@ -4,7 +4,7 @@ manifest.json     the `Manifest` record
 <role>.onnx       the artifacts, under the names they have in the build folder
 golden/           inputs.npz, outputs-<name>.npz: what the artifacts must reproduce
 run.py, ...       the runner: checks, builds, verifies, races the artifacts, writes receipt.json
-run.sh            the same for boards that have trtexec but no Python packages: checks, builds, times
+run.sh            for boards that have trtexec but no Python packages: checks, builds, times; a receipt is made of it elsewhere
 infer.py          classifies one image file
 README.txt
 """
@@ -36,7 +36,15 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 PROGRAMS = (*RUNNER_FILES, "infer.py")
 TRTEXEC_RUNNER = "run.sh"
-MADE_ON_THE_DEVICE = ("receipt*.json", "job-receipt*.json", "verification*.json", "engines/*", "trtexec/*", "*.part")
+MADE_ON_THE_DEVICE = (
+    "receipt*.json",
+    "job-receipt*.json",
+    "verification*.json",
+    "engines/*",
+    "trtexec/*",
+    "trtexec-*.tar.gz",
+    "*.part",
+)
 """Files that the runner leaves in an unpacked bundle (patterns)."""
 
 README = """\
@@ -47,7 +55,8 @@ README = """\
     python3 run.py --deadline 8   also name the most accurate network that is done within 8 ms in 99 of 100 calls
     python3 run.py --verify-only  check, build and verify; no times (writes verification.json)
     python3 infer.py IMAGE        classify an image file with the network to use here
-    sh run.sh                     for a board with trtexec and without numpy: check, build, time (writes trtexec/)
+    sh run.sh                     for a board with trtexec and without numpy: check, build, time (writes trtexec-DATE.tar.gz,
+                                  of which lorita-deploy bench --receipt makes a receipt)
 
 A run that was stopped goes on where it was when it is started again; engines/ and older receipts are kept.
 Times are steadier on a Jetson after `sudo jetson_clocks`; the power mode and the clocks are in the receipt.

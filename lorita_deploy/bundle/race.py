@@ -20,7 +20,6 @@ Load = Callable[[Json], Any]
 """Artifact to opened session."""
 FOR_P99 = 1200
 """Samples that a deadline is judged by: p99 needs 1,000."""
-PERCENTILES = (("p90", 0.90), ("p95", 0.95), ("p99", 0.99))
 
 
 def race(job: Json, load: Load, progress: Progress) -> None:
@@ -97,7 +96,8 @@ def results(job: Json, progress: Progress) -> Tuple[List[Json], List[Json], Opti
         warnings.append("resumed: %d of %d reloads are from before an interruption" % (progress.resumed, len(progress.reloads)))
     warnings += board.changes(progress.conditions)
     plain = [each["name"] for each in job["artifacts"] if not each["rung"]]
-    faster = _faster(job["baseline"], [each for each in ratios if each["candidate"] in plain])
+    # Rungs of the ladder, which trade accuracy for time, are not asked: they are for deadlines.
+    faster = clock.faster_of(job["baseline"], [each for each in ratios if each["candidate"] in plain])
     return series, ratios, faster, warnings
 
 
@@ -108,7 +108,7 @@ def _series(job: Json, artifact: Json, reloads: List[Json], calls: int, probed: 
     per_s = [each["per_s"] for each in reloads if each["per_s"]]
     batch = job["settings"]["batch"]
     return dict(
-        _distribution(ms),
+        clock.distribution(ms),
         name=artifact["name"],
         sha256=artifact["sha256"],
         calls_per_sample=calls,
@@ -123,42 +123,15 @@ def _series(job: Json, artifact: Json, reloads: List[Json], calls: int, probed: 
         verified=None if probed["max_rel"] is None else True,
         max_rel=probed["max_rel"],
         throughput_per_s=batch * (clock.median(per_s) if per_s else 1e3 * len(every) / sum(every)),
-        gpu=_distribution(gpu) if any(gpu) else None,
+        gpu=clock.distribution(gpu) if any(gpu) else None,
         engine=probed.get("engine"),
         accuracy=artifact["accuracy"],
     )
 
 
-def _distribution(reloads: List[List[float]]) -> Json:
-    every = [value for each in reloads for value in each]
-    middle = clock.median(every)
-    low, high = clock.median_interval([clock.median(each) for each in reloads])
-    found: Json = {
-        "samples_ms": every,
-        "n": len(every),
-        "median_ms": middle,
-        "median_ci95_ms": [min(low, middle), max(high, middle)],
-    }
-    for name, q in PERCENTILES:
-        found[name + "_ms"] = clock.percentile(every, q)
-        found[name + "_ci95_ms"] = clock.percentile_interval(reloads, q)
-    return found
-
-
 def _ratio(name: str, baseline: str, reloads: List[Json]) -> Json:
-    pairs = [[(candidate, base) for candidate, base in each[name]["pairs"]] for each in reloads]
-    ratio, interval = clock.paired_ratio(pairs)
-    n = sum(len(each) for each in pairs)
-    return {"candidate": name, "baseline": baseline, "n": n, "reloads": len(pairs), "ratio": ratio, "ci95": interval}
-
-
-def _faster(baseline: str, ratios: List[Json]) -> Optional[str]:
-    """The fastest of those whose interval lies below 1, else the baseline. Rungs of the ladder, which trade accuracy for
-    time, are not asked: they are for deadlines."""
-    if not ratios:
-        return None
-    winners = [each for each in ratios if each["ci95"][1] < 1.0]
-    return min(winners, key=lambda each: each["ratio"])["candidate"] if winners else baseline  # type: ignore[no-any-return]
+    ratio: Json = clock.ratio_of(name, baseline, [[(mine, base) for mine, base in each[name]["pairs"]] for each in reloads])
+    return ratio
 
 
 def deadline(limit_ms: float, series: List[Json]) -> Json:

@@ -85,7 +85,7 @@ def run(path: str, changes: Json, settle: bool) -> Tuple[str, Json]:
         first = board.conditions("start")
         body = _head(job, runtime)
         warnings += clock.load_warning(body["load_before"], body["host"]["cores"])
-        fingerprint = digest([body["host"], job["settings"], board.environment(first)])
+        fingerprint = board.fingerprint(body["host"], job["settings"], first)
         asked = {key: value for key, value in job.items() if key != "folder"}
         progress = Progress(_beside(result, "progress"), digest([asked, fingerprint]))
         _prepare(path, job, runtime, progress)

@@ -54,7 +54,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "criterion": "How the loss of a cut is predicted.",
         "plan": "Use this plan (a plan.json, perhaps edited) instead of searching one.",
         "device": "Where times are taken: local, or the board itself over SSH, ssh://user@host (see docs/devices.md).",
-        "receipt": "Better the prices by this receipt.json, which a board wrote for the bundle built before.",
+        "receipt": "Better the prices by what a board wrote for the bundle built before: receipt.json, or trtexec-DATE.tar.gz.",
         "layer_times": "Use this price table (a prices.json measured on the target).",
         "trust_times": "Take --layer-times even from another host or runtime version.",
         "local_search": "Rounds in which predicted losses are put right by undoing each change of the plan, and solved again.",

@@ -40,7 +40,11 @@ def verify(screen: Screen, path: Path) -> None:
 @click.command()
 @click.argument("path", type=FOLDER, required=False)
 @click.option("--device", default="local", show_default=True, help="Where: this machine, or a board: ssh://user@host.")
-@click.option("--receipt", type=FOLDER, help="Race nothing: read the receipt.json that a board wrote, carried here by hand.")
+@click.option(
+    "--receipt",
+    type=FOLDER,
+    help="Race nothing: read the receipt.json, or the trtexec-DATE.tar.gz of run.sh, that was carried here from a board.",
+)
 @click.option("--threads", type=click.IntRange(min=1), default=None, metavar="N", help="[default: as the build did]")
 @click.option(
     "--deadline", type=click.FloatRange(min=0, min_open=True), metavar="MS", help="Name the best of a bundle that meets it."
@@ -60,6 +64,7 @@ def bench(
       lorita-deploy bench build/vgg16-cpu
       lorita-deploy bench --device ssh://me@orin build/vgg16-jetson/bundle.tar.gz
       lorita-deploy bench --receipt receipt.json build/vgg16-jetson
+      lorita-deploy bench --receipt trtexec-20261123T214000Z.tar.gz build/vgg16-jetson
     """
     from ..devices.address import find_device
     from ..pipeline.again import bench_again, keep_receipt, read_receipt

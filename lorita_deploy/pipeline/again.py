@@ -28,7 +28,7 @@ from ..records import (
     write_atomically,
 )
 from ..targets import all_targets, load_target
-from .carried import require_same_artifacts
+from .carried import is_carried, load_receipt, require_same_artifacts
 from .folder import sha256_of
 
 if TYPE_CHECKING:
@@ -131,11 +131,11 @@ def _called_by_its_name(path: Path, device: SshDevice, target: str) -> Receipt:
 
 
 def keep_receipt(file: Path, path: Path) -> tuple[Receipt, Path]:
-    """The receipt in ``file``, copied to the build folder or bundle ``path`` that it is of.
+    """The receipt in ``file`` (or of the times of ``run.sh`` there), kept in the build folder or bundle ``path`` that it is of.
 
     Raises `PlanMismatch` for a receipt of other artifacts, `BadRecord`, and what `held_artifacts` raises.
     """
-    receipt = Receipt.load(file)
+    receipt = load_receipt(file)
     if path.is_file():
         with tempfile.TemporaryDirectory(prefix="lorita-") as aside:
             artifacts = held_artifacts(unpack(path, Path(aside)))
@@ -169,7 +169,12 @@ def held_artifacts(folder: Path) -> tuple[Artifact, ...]:
 
 
 def read_receipt(path: Path) -> Receipt:
-    """The receipt in a file, a report, a build folder or a bundle. Raises `BadRecord`."""
+    """The receipt in a file, a report, a build folder or a bundle, or that of the times that ``run.sh`` took.
+
+    Raises `BadRecord`, and what `load_receipt` raises.
+    """
+    if is_carried(path):
+        return load_receipt(path)
     file = path / "receipt.json" if path.is_dir() else path
     if schema_name(file) != BuildReport.SCHEMA:
         return Receipt.load(file)

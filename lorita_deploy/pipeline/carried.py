@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import BadRecord, EnvironmentDiffers, LoritaDeployError, PlanMismatch
+from ..bundle.archive import unpack_files
+from ..errors import BadArtifact, BadRecord, EnvironmentDiffers, LoritaDeployError, PlanMismatch
 from ..measure.latency import artifact_name
+from ..measure.trtexec import is_trtexec, read_trtexec
 from ..records import Artifact, ArtifactList, Candidate, Choice, LayerTime, Plan, Prediction, PriceTable, Receipt
 from ..targets import Target, matches
 from .planning import corrected
 
 if TYPE_CHECKING:
     from .context import Build
+
+
+TRTEXEC = "trtexec"
+"""The folder that a bundle's ``run.sh`` writes, packed or not."""
+
+
+def load_receipt(path: Path) -> Receipt:
+    """The receipt in a file, or the one that follows from what a bundle's ``run.sh`` wrote: its folder, or that packed.
+
+    Raises `BadRecord`, `PlanMismatch` (times of another bundle), `BadArtifact` (an archive that is damaged or unsafe).
+    """
+    if path.is_dir():
+        return read_trtexec(path)
+    if not path.name.endswith(".tar.gz"):
+        return Receipt.load(path)
+    with tempfile.TemporaryDirectory(prefix="lorita-") as aside:
+        if not path.is_file():
+            raise BadArtifact("there is no such file", where=path)
+        unpack_files(path, Path(aside) / TRTEXEC, top=TRTEXEC)
+        return read_trtexec(Path(aside) / TRTEXEC)
+
+
+def carried_file(path: Path) -> Path:
+    """The file by which what `load_receipt` reads is known."""
+    return path / "race.txt" if path.is_dir() else path
+
+
+def is_carried(path: Path) -> bool:
+    """Whether ``path`` is what ``run.sh`` wrote rather than a folder that holds a receipt."""
+    return path.name.endswith(".tar.gz") or (path.is_dir() and is_trtexec(path))
 
 
 def require_same_artifacts(receipt: Receipt, artifacts: Iterable[Artifact], where: object) -> None:
@@ -47,7 +80,7 @@ def bettered(build: Build, prices: PriceTable, candidates: Sequence[Candidate]) 
     `PlanMismatch`, `EnvironmentDiffers`, `BadRecord`, `LoritaDeployError`.
     """
     path = Path(str(build.options.receipt))
-    receipt = Receipt.load(path)
+    receipt = load_receipt(path)
     if not (build.folder / "plan.json").exists() or not (build.folder / "artifacts.json").exists():
         raise LoritaDeployError(
             "there is no build here that a receipt could be of",

@@ -11,7 +11,7 @@ from ..compress.plan import narrowed_widths
 from ..compress.rewrite import duplicate
 from ..ports import ForTiming
 from ..records import Candidate, CandidateTable, GroupChoice, PriceTable, WidthOffer
-from .carried import bettered
+from .carried import bettered, carried_file
 from .context import Build, Stage
 from .exporting import export, export_dense, runtime_of
 from .folder import sha256_of
@@ -30,7 +30,7 @@ def _price_key(build: Build) -> dict[str, Any]:
         "opset": build.opset,
         "batch": options.batch,
         "layer_times": options.layer_times and sha256_of(Path(options.layer_times)),
-        "receipt": options.receipt and sha256_of(Path(options.receipt)),
+        "receipt": options.receipt and sha256_of(carried_file(Path(options.receipt))),
         "trust": options.trust_times,
         **measured,
     }

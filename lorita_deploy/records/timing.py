@@ -76,9 +76,9 @@ class LatencySeries(Part):
     """None where fewer than ten samples lie beyond: p90 from 100 samples, p95 from 200, p99 from 1,000."""
     spread: float
     """Inter-quartile range over median."""
-    load_ms: float
-    first_ms: float
-    """Loading and the first inference, in a fresh process."""
+    load_ms: float | None
+    first_ms: float | None
+    """Loading and the first inference, in a fresh process; None where whoever timed does not tell."""
     warmup_runs: int
     warmup_stable: bool
     peak_memory_bytes: int | None

@@ -21,7 +21,7 @@ def latency(receipt: Receipt) -> Table:
             words.percentile(series.p99_ms, series),
             f"{series.n:,}",
             f"{100 * series.spread:.1f} %",
-            words.number(series.first_ms),
+            "unknown" if series.first_ms is None else words.number(series.first_ms),
             words.megabytes(series.peak_memory_bytes),
             words.megabytes(series.file_bytes),
         )
