@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from lorita_deploy.train.splits import Batches
 
 STRENGTHS = {
-    "fcn": (1.5, 2, 3, 4, 6, 9, 18, 36),
+    "fcn": (1.5, 2, 3, 4, 5, 6, 9, 18, 36),
     "resnet20": (1.25, 1.5, 1.75, 2, 2.5, 3.5, 5, 8),
     "vgg16": (6, 12, 20, 32, 56, 100),
     "vit": (1.25, 1.6, 2, 2.5, 3.5, 6),

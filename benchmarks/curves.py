@@ -15,7 +15,7 @@ METHODS = {
     "dense N=1": "dense, N = 1",
     "ours": "this compressor",
     "uniform": "SVD, one share of every rank",
-    "paper": "SVD, one threshold (the paper's rule)",
+    "paper": "SVD, the paper's threshold",
     "magnitude": "torch-pruning, magnitude",
     "taylor": "torch-pruning, Taylor",
 }
@@ -174,10 +174,6 @@ def _bars(rows: Sequence[dict[str, Any]]) -> list[str]:
                 where.append(f"{METHODS[each['method']]} {each['strength']:g} on {row['name']}{end}")
     missed = f"MISSED: {'; '.join(where)}" if where else "kept"
     lines.append(f"* No rival point above our front (fine-tuned, beyond chance): {missed}.")
-    if any("fast end" in each for each in where):
-        lines.append(
-            "  This compressor offers widths down to an eighth of a group's channels, torch-pruning goes on to eight channels."
-        )
     for row in rows:
         if row["name"] == BAR_NETWORK:
             ours, best = _at_bar(row, ("ours",), "wrong"), _at_bar(row, RIVALS, "wrong")
