@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -22,6 +21,7 @@ import pydantic
 
 from .errors import BadNetwork, BadRecord, UnknownName
 from .records import Accuracy, Artifact, Candidate, Host, Precision, PriceTable, Receipt, Recipe, Role
+from .records.toml import read_toml
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,14 +100,14 @@ def read_recipe(path: Path) -> Recipe:
 
     Raises `BadRecord`.
     """
+    body = read_toml(path, BadRecord)
+    switches = {key for key, field in Recipe.model_fields.items() if field.annotation is bool}
     try:
-        body = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadRecord(f"cannot be read as TOML: {error}", where=path) from error
-    try:
-        text = json.dumps({key: None if value is False else value for key, value in body.items()})
+        text = json.dumps(
+            {key: None if value is False and key not in switches else value for key, value in body.items()}, allow_nan=False
+        )
         return Recipe.model_validate_json(text)
-    except (pydantic.ValidationError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:  # pydantic's are ValueErrors
         found = error.errors()[0] if isinstance(error, pydantic.ValidationError) else {"loc": (), "msg": str(error)}
         key = ".".join(map(str, found["loc"]))
         known = ", ".join(Recipe.model_fields)
@@ -188,6 +188,15 @@ class ForTiming(Protocol):
     def for_timing(self, content: bytes, precision: Precision, runtime: str) -> bytes:
         """A serialized fp32 artifact in another precision, as fast as the real thing and of no other use."""
         ...
+
+
+@runtime_checkable
+class ForRunning(Protocol):
+    """What an exporter offers besides, so that its artifacts are verified, raced and shipped as the ONNX files are."""
+
+    runner: Path
+    """A file with a class ``Runtime`` as ``lorita_deploy/bundle/runtimes.py`` describes them: Python 3.6, imports nothing but
+    its framework, numpy and the runner's own files. It travels with the artifacts; ``run.py --runtime NAME`` uses it."""
 
 
 # ---------------------------------------------------------------------------------------------- devices and prices

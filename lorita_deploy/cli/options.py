@@ -41,6 +41,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "weight_decay": "What makes weights low-rank; 0 switches the method off  [default: the recipe's]",
         "accumulate": "Cut each batch into so many parts, which takes less memory  [default: the recipe's]",
         "narrow_gates": "K >= 2: gates on channels, which fade out under the weight decay  [default: the recipe's]",
+        "per_head": "A product for each attention head, so that heads become narrower.",
         "compile": "Train through torch.compile, where there is a compiler.",
         "seed": "Of every random number.",
         "torch_device": "Where torch computes: auto, cpu or cuda.",

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..attention import Attention
 from ..forms import FORMS
 from ..networks import Survey, evaluating
 from ..records import LeftAlone
 from .cuts import ChannelGroup
-from .heads import Attention
 from .opening import plain_encoder_layers
 from .seam_rewriting import Seam
 

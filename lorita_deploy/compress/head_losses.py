@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ..attention import Attention
 from .bases import Kept
 from .cuts import bias_of
-from .heads import Attention, products
+from .heads import products
 from .moments import Moments
 from .products import Product, WeighedProduct, weighed
 

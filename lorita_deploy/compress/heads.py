@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..attention import Attention
 from .bases import Turned
 from .cuts import bias_of, ensure_bias, replace_tensor
 from .products import Product, numerical_rank, product
@@ -27,17 +28,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Attention:
-    """Names of the four linear layers of one attention; whoever names them vouches that the head width is read from them."""
-
-    q: str
-    k: str
-    v: str
-    o: str
-    heads: int
-
-
-@dataclass(frozen=True)
 class HeadSpectra:
     """Singular values of the products, (heads, d) each, descending, float64."""
 
@@ -48,21 +38,6 @@ class HeadSpectra:
     def free_widths(self) -> tuple[int, int]:
         """The smallest widths for queries and keys, and for values, at which no head loses anything."""
         return numerical_rank(self.qk), numerical_rank(self.vo)
-
-
-def attentions(module: nn.Module) -> tuple[Attention, ...]:
-    """Attentions of plain projections, opened ones and those built like the sample ViT's: linear layers called q, k, v and o
-    beside ``heads`` and a fixed ``scale``; not where a parametrization computes their weights."""
-    from torch import nn
-
-    found = []
-    for name, part in module.named_modules():
-        layers = [getattr(part, child, None) for child in "qkvo"]
-        numbers = isinstance(getattr(part, "heads", None), int) and hasattr(part, "scale")
-        if numbers and all(isinstance(layer, nn.Linear) and not hasattr(layer, "parametrizations") for layer in layers):
-            q, k, v, o = (f"{name}.{child}".lstrip(".") for child in "qkvo")
-            found.append(Attention(q, k, v, o, part.heads))
-    return tuple(found)
 
 
 def head_spectra(module: nn.Module, attention: Attention, second: Tensor | None = None) -> HeadSpectra:

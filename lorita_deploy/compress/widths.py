@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from ..attention import Attention, attentions
 from ..errors import PlanMismatch
 from ..records import Geometry, GroupCalibration, GroupChoice
 from .bases import Basis, Kept
 from .cuts import ChannelGroup, Cut, keep_channels
 from .groups import channel_groups
 from .head_losses import head_losses
-from .heads import Attention, attentions, narrow_heads_in_place, resize_heads
+from .heads import narrow_heads_in_place, resize_heads
 from .moments import Moments
 from .narrow import narrow_in_place, select_channels
 from .readings import Readings, collect_readings

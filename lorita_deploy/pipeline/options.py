@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,13 +10,14 @@ from pydantic import Field
 
 from ..errors import BadRecord, LoritaDeployError, UnknownName
 from ..records import Budget, Part, Recipe
+from ..records.toml import read_toml
 
 DEFAULT_DATA = "digits"
 DEFAULT_MAX_DROP = 0.5
 """Points of validation accuracy that a build may lose where no budget is given."""
 
 
-CHANGES = ("depth", "epochs", "batch_size", "lr", "weight_decay", "accumulate", "narrow_gates")
+CHANGES = ("depth", "epochs", "batch_size", "lr", "weight_decay", "accumulate", "narrow_gates", "per_head")
 """The options that change a recipe."""
 
 
@@ -53,6 +53,7 @@ class BuildOptions(Part):
     weight_decay: float | None = Field(default=None, ge=0)
     accumulate: int | None = Field(default=None, ge=1)
     narrow_gates: int | None = Field(default=None, ge=0)
+    per_head: bool | None = None
     compile: bool = False
     seed: int = 0
     torch_device: str = "auto"
@@ -117,7 +118,8 @@ class BuildOptions(Part):
     def recipe_from(self, default: Recipe) -> Recipe:
         """A recipe with what the user changed. Raises `LoritaDeployError` for changes that do not go together."""
         given = {name: value for name in CHANGES if (value := getattr(self, name)) is not None}
-        recipe = default.model_copy(update={**given, "seed": self.seed})
+        recipe = default.lasting(self.epochs) if self.epochs else default
+        recipe = recipe.model_copy(update={**given, "seed": self.seed})
         try:
             return Recipe.model_validate_json(recipe.model_dump_json())
         except pydantic.ValidationError as error:
@@ -144,11 +146,7 @@ def milliseconds(text: str) -> float:
 
 def read_config(path: Path) -> dict[str, Any]:
     """The options in a TOML file, names as in `BuildOptions` (dashes allowed). Raises `BadRecord`, `UnknownName`."""
-    try:
-        body = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadRecord(f"cannot be read as TOML: {error}", where=path) from error
-    options = {key.replace("-", "_"): value for key, value in body.items()}
+    options = {key.replace("-", "_"): value for key, value in read_toml(path, BadRecord).items()}
     for key in options:
         if key not in BuildOptions.model_fields:
             raise UnknownName("option", key, BuildOptions.model_fields, fix=f"mend {path}")

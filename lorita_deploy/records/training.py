@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Literal, Self
 
 import pydantic
@@ -67,6 +68,9 @@ class Recipe(Part):
     """K >= 2: batch norms scale each channel by a product of K gates under weight decay, so that channels fade out."""
     gate_decay: float | None = Field(default=None, ge=0)
     """Weight decay of the gates; None: that of the weights."""
+    per_head: bool = Field(default=False, exclude_if=operator.not_)
+    """Attentions are products for each head instead of for each projection, so that heads become narrower. Not written
+    where it is off: what was trained before there was such a choice stays what it is."""
     accumulate: int = Field(default=1, ge=1)
     """Into how many parts a batch is cut, whose gradients are added up: takes less memory, gives the same step (batch
     normalisation sees only a part at a time)."""
@@ -89,6 +93,12 @@ class Recipe(Part):
         if self.accumulate > self.batch_size:
             raise ValueError(f"a batch of {self.batch_size} cannot be cut into {self.accumulate} parts")
         return self
+
+    def lasting(self, epochs: int) -> Recipe:
+        """The same course over so many epochs: phases begin at the same share of it."""
+        starts = (max(2, 1 + (phase.start - 1) * epochs // self.epochs) for phase in self.phases)
+        phases = tuple(p.model_copy(update={"start": start}) for p, start in zip(self.phases, starts, strict=True))
+        return self.model_copy(update={"epochs": epochs, "phases": phases})
 
     def depth_at(self, epoch: int) -> int:
         """N in ``epoch``, phases considered."""

@@ -1,13 +1,9 @@
 """LoRITa: every weight trained as a product of N matrices with nothing between them.
 
-With W the (m, n) matrix of a layer (m outputs, n = inputs * kernel size) and k = min(m, n),
-
-    W = P_1 ... P_{N-1} V    (m <= n)        W = V P_1 ... P_{N-1}    (m > n)
-
-where the *squares* P are (k, k) and the *wide* factor V has the shape of the weight. Plain weight decay on the factors
-then acts on the product as the Schatten quasi-norm N * sum_j s_j^(2/N) (arXiv 2405.03089; METHOD "Training"), which
-makes the weight low-rank. Whoever asks for the weight gets it composed; the layer's own forward pass multiplies in the
-order that is cheapest for its batch (order.py). Taking the parametrization off again is the exact collapse.
+Plain weight decay on the factors (parametrization.py) acts on the product as the Schatten quasi-norm N * sum_j s_j^(2/N)
+(arXiv 2405.03089; METHOD "Training"), which makes the weight low-rank. Whoever asks for the weight gets it composed; the
+layer's own forward pass multiplies in the order that is cheapest for its batch (order.py). Taking the parametrization off
+again is the exact collapse.
 
 `factorize` and `collapse` work in place on any ``nn.Module``, inside anybody's training loop.
 """
@@ -21,111 +17,33 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
+from ..attention import attentions
 from ..networks import computes_only_its_matrix
 from ..records import LeftAlone
 from . import order
 from .gates import remove_gates
-from .kept import Kept
-
-RANK_DEFICIENT = 1e-6
-"""Singular values below this share of the largest are rounding noise of a float32 weight."""
+from .parametrization import Composition, HeadComposition, smaller_side_first
 
 
-class Composition(nn.Module):
-    """The parametrization: factors in, weight out. The parameters are ``original0`` = V and ``original1...`` = P_1 ..."""
-
-    def __init__(self, depth: int, init_jitter: float) -> None:
-        super().__init__()
-        self.depth = depth
-        self.init_jitter = init_jitter
-        self.kept = Kept()
-
-    def forward(self, wide: Tensor, *squares: Tensor) -> Tensor:
-        """The weight, in the shape, type and memory format of ``wide``; multiplied in float32, also under autocast."""
-        return self.kept.get("weight", self._weight, (wide, *squares))
-
-    def square(self, *squares: Tensor) -> Tensor:
-        """P_1 ... P_{N-1} (k, k), multiplied in float32, in the type of the squares."""
-        if len(squares) == 1:
-            return squares[0]
-        return self.kept.get("square", self._square, squares)
-
-    def _square(self, *squares: Tensor) -> Tensor:
-        with torch.autocast(squares[0].device.type, enabled=False):
-            return self._product(*squares).to(squares[0].dtype)
-
-    @staticmethod
-    def _product(*squares: Tensor) -> Tensor:
-        exact = torch.promote_types(squares[0].dtype, torch.float32)
-        product = squares[0].to(exact)
-        for square in squares[1:]:
-            product = product @ square.to(exact)
-        return product
-
-    def _weight(self, wide: Tensor, *squares: Tensor) -> Tensor:
-        with torch.autocast(wide.device.type, enabled=False):
-            exact = torch.promote_types(wide.dtype, torch.float32)
-            product = self._product(*squares)  # squares first: (N-2) k^3 + k m n multiplications, the cheapest order
-            # Seen as (out, kh, kw, in), a channels-last weight is a matrix without a copy, and so is the result.
-            channels_last = _is_channels_last(wide)
-            if _squares_on_the_left(wide):
-                rows = wide.permute(0, 2, 3, 1) if channels_last else wide
-                weight = (product @ rows.to(exact).flatten(1)).view(rows.shape)
-                weight = weight.permute(0, 3, 1, 2) if channels_last else weight
-            else:
-                weight = (wide.to(exact).flatten(1) @ product).view(wide.shape)
-                weight = weight.contiguous(memory_format=torch.channels_last) if channels_last else weight
-            return weight.to(wide.dtype)
-
-    def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
-        """The balanced factors of ``weight``: singular values s^(1/N) in each, so the decay is the Schatten penalty at once.
-
-        With W = U diag(s) Z^T (m <= n) the squares are U diag(q) U^T, q = s^(1/N), and V = U diag(q^(1-N)) U^T W, which
-        gives W back for any q. A direction that W lacks would be a stationary point with q = 0 and never learn, so there
-        q is lifted: to (``init_jitter`` * s_max)^(1/N), or, for a zero weight, to what torch's default initialisation
-        has (root mean square). V stays (nearly) zero there: the function does not change, the gradient does not vanish.
-        """
-        matrix = weight.detach().flatten(1).double()
-        m, n = matrix.shape
-        left = _squares_on_the_left(weight)
-        gram = matrix @ matrix.T if left else matrix.T @ matrix
-        s2, U = torch.linalg.eigh(gram)
-        s = s2.clamp(min=0).sqrt()
-        largest = float(s.max())
-        lifted = self.init_jitter * largest if largest > 0 else (max(m, n) / (3 * n)) ** 0.5
-        q = torch.where(s > RANK_DEFICIENT * largest, s, lifted).pow(1 / self.depth)
-        square = (U * q) @ U.T
-        inverse = (U * q.pow(1 - self.depth)) @ U.T
-        wide = torch.empty_like(weight, requires_grad=False)  # keeps the memory format
-        wide.copy_((inverse @ matrix if left else matrix @ inverse).view(weight.shape))
-        return wide, *(square.to(weight.dtype) for _ in range(self.depth - 1))
-
-
-def _squares_on_the_left(weight: Tensor) -> bool:
-    """Squares go on the smaller side: an inner width of min(m, n) is all that the penalty needs."""
-    return weight.shape[0] <= weight[0].numel()
-
-
-def _is_channels_last(weight: Tensor) -> bool:
-    return weight.dim() == 4 and not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
-
-
-def factorize(model: nn.Module, n: int = 3, *, init_jitter: float = 0.1) -> nn.Module:
+def factorize(model: nn.Module, n: int = 3, *, init_jitter: float = 0.1, per_head: bool = False) -> nn.Module:
     """Give every Linear, Conv1d and Conv2d of ``model`` a weight that is the product of ``n`` factors, in place.
 
     The function that the model computes stays the same (to rounding); ``n=1`` leaves plain weights. Layers that
     `left_alone` lists are not touched. ``init_jitter`` is the share of the largest singular value at which directions
-    that a weight lacks start (see `Composition.right_inverse`). Returns ``model``. Raises ``ValueError`` for ``n < 1`` and for
-    a model that is factored already.
+    that a weight lacks start (see `Composition.right_inverse`). ``per_head`` gives the projections of attentions (those that
+    `attentions` finds) a product for each head. Returns ``model``. Raises ``ValueError`` for ``n < 1`` and for a model that is
+    factored already.
     """
     if n < 1:
         raise ValueError(f"n = {n}: a weight is the product of at least one factor")
     if factored_layers(model):
         raise ValueError("the model is factored already; collapse() it first")
     if n > 1:
-        for layer in _suitable(model).values():
-            parametrize.register_parametrization(layer, "weight", Composition(n, init_jitter))
-            if computes_only_its_matrix(layer):
+        heads = _projections(model) if per_head else {}
+        for name, layer in _suitable(model).items():
+            composition = HeadComposition(n, init_jitter, *heads[name]) if name in heads else Composition(n, init_jitter)
+            parametrize.register_parametrization(layer, "weight", composition)
+            if name not in heads and computes_only_its_matrix(layer):
                 type(layer).forward = order.forward  # type: ignore[method-assign]  # a class made for this one layer
     return model
 
@@ -165,16 +83,18 @@ def left_alone(model: nn.Module) -> tuple[LeftAlone, ...]:
 
 @torch.no_grad()
 def rank_fraction(model: nn.Module) -> float:
-    """How low the rank is: the share of singular values above 1e-3 of the largest, mean over the layers (0 where none).
+    """How low the rank is: the share of singular values above 1e-3 of the largest, mean over the layers (0 where none) and,
+    where heads have products of their own, over these.
 
     From the eigenvalues of the smaller Gram matrix, in float64: the threshold squared is 1e-6.
     """
     shares = []
     for layer in _suitable(model).values():
-        matrix = layer.weight.detach().flatten(1).double()  # type: ignore[union-attr, operator]
-        gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
-        s2 = torch.linalg.eigvalsh(gram)
-        shares.append(float((s2 > 1e-6 * s2.max()).double().mean()))
+        composition = layer.parametrizations.weight[0] if _is_factored(layer) else None  # type: ignore[union-attr, index]
+        weight: Tensor = layer.weight.detach()  # type: ignore[union-attr, operator, assignment]
+        matrices = (composition.matrices(weight) if composition else smaller_side_first(weight)).double()
+        s2 = torch.linalg.eigvalsh(matrices @ matrices.mT)
+        shares.append(float((s2 > 1e-6 * s2.amax(-1, keepdim=True)).double().mean()))
     return sum(shares) / len(shares) if shares else 0.0
 
 
@@ -186,6 +106,14 @@ def _is_factored(layer: nn.Module) -> bool:
         isinstance(each, Composition)
         for each in layer.parametrizations["weight"]  # type: ignore[index, union-attr]
     )
+
+
+def _projections(model: nn.Module) -> dict[str, tuple[int, bool]]:
+    """The layers of attentions, each with how many heads it has and whether these are columns of its weight."""
+    found = {}
+    for each in attentions(model):
+        found |= {name: (each.heads, name == each.o) for name in (each.q, each.k, each.v, each.o)}
+    return found
 
 
 def _suitable(model: nn.Module) -> dict[str, nn.Module]:

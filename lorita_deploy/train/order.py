@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from .composition import Composition
+    from .parametrization import Composition
 
 Order = Literal["weight", "square", "squares"]
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lorita_deploy.attention import attentions
 from lorita_deploy.compress.coverage import Coverage, coverage
 from lorita_deploy.compress.groups import channel_groups
-from lorita_deploy.compress.heads import attentions
 from lorita_deploy.compress.opening import open_attention
 from lorita_deploy.compress.replaceable import irreplaceable
 from lorita_deploy.compress.seams import linear_seams

@@ -8,9 +8,10 @@ from lorita_sample_models.vit import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lorita_deploy.attention import Attention, attentions
 from lorita_deploy.compress.calibrate import collect_moments
 from lorita_deploy.compress.head_losses import head_losses, weighed_products
-from lorita_deploy.compress.heads import Attention, attentions, narrow_heads
+from lorita_deploy.compress.heads import narrow_heads
 from lorita_deploy.compress.moments import Moments
 from lorita_deploy.networks import survey
 from lorita_deploy.ports import Task

@@ -7,7 +7,8 @@ import torch
 from lorita_sample_models.vit import VisionTransformer
 from torch import nn
 
-from lorita_deploy.compress.heads import attentions, head_spectra, narrow_heads
+from lorita_deploy.attention import attentions
+from lorita_deploy.compress.heads import head_spectra, narrow_heads
 
 HEADS, WIDTH = 3, 8
 

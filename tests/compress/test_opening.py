@@ -11,7 +11,8 @@ import torch
 from lorita_exporters.onnx import EXPORTER
 from torch import Tensor, nn
 
-from lorita_deploy.compress.heads import attentions, head_spectra, narrow_heads, resize_heads
+from lorita_deploy.attention import attentions
+from lorita_deploy.compress.heads import head_spectra, narrow_heads, resize_heads
 from lorita_deploy.compress.opening import open_attention, opened_weights
 from lorita_deploy.forms import install
 from lorita_deploy.networks import load_weights, read_weights, save_weights, survey

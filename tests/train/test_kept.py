@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from lorita_deploy.train.composition import Composition, factorize
+from lorita_deploy.train.composition import factorize
 from lorita_deploy.train.kept import composed_once
 from lorita_deploy.train.order import cheapest
+from lorita_deploy.train.parametrization import Composition
 
 
 class Counted(nn.Module):

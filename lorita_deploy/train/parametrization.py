@@ -1,0 +1,137 @@
+"""What makes a weight the product of its factors, as torch parametrizations: of the whole weight, or of each head's part.
+
+With W the (m, n) matrix of a layer (m outputs, n = inputs * kernel size) and k = min(m, n),
+
+    W = P_1 ... P_{N-1} V    (m <= n)        W = V P_1 ... P_{N-1}    (m > n)
+
+where the *squares* P are (k, k) and the *wide* factor V has the shape of the weight. An attention's projections may instead
+have squares (d, d) for each head of width d (`HeadComposition`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .kept import Kept
+
+RANK_DEFICIENT = 1e-6
+"""Singular values below this share of the largest are rounding noise of a float32 weight."""
+
+
+class Composition(nn.Module):
+    """The parametrization: factors in, weight out. The parameters are ``original0`` = V and ``original1...`` = P_1 ..."""
+
+    def __init__(self, depth: int, init_jitter: float) -> None:
+        super().__init__()
+        self.depth = depth
+        self.init_jitter = init_jitter
+        self.kept = Kept()
+
+    def forward(self, wide: Tensor, *squares: Tensor) -> Tensor:
+        """The weight, in the shape, type and memory format of ``wide``; multiplied in float32, also under autocast."""
+        return self.kept.get("weight", self._weight, (wide, *squares))
+
+    def square(self, *squares: Tensor) -> Tensor:
+        """P_1 ... P_{N-1} (k, k), multiplied in float32, in the type of the squares."""
+        if len(squares) == 1:
+            return squares[0]
+        return self.kept.get("square", self._square, squares)
+
+    def matrices(self, weight: Tensor) -> Tensor:
+        """What the penalty makes low-rank: (k, l), or (heads, k, l); the squares are (k, k) on its left."""
+        return smaller_side_first(weight)
+
+    def _weight_of(self, matrices: Tensor, shape: torch.Size) -> Tensor:
+        """The inverse of `matrices`, but for the memory format."""
+        return (matrices if shape[0] == len(matrices) else matrices.T).reshape(shape)
+
+    def _square(self, *squares: Tensor) -> Tensor:
+        with torch.autocast(squares[0].device.type, enabled=False):
+            return self._product(*squares).to(squares[0].dtype)
+
+    @staticmethod
+    def _product(*squares: Tensor) -> Tensor:
+        exact = torch.promote_types(squares[0].dtype, torch.float32)
+        product = squares[0].to(exact)
+        for square in squares[1:]:
+            product = product @ square.to(exact)
+        return product
+
+    def _weight(self, wide: Tensor, *squares: Tensor) -> Tensor:
+        with torch.autocast(wide.device.type, enabled=False):
+            exact = torch.promote_types(wide.dtype, torch.float32)
+            product = self._product(*squares)  # squares first: (N-2) k^3 + k m n multiplications, the cheapest order
+            # Seen as (out, kh, kw, in), a channels-last weight is a matrix without a copy, and so is the result.
+            channels_last = _is_channels_last(wide)
+            if _squares_on_the_left(wide):
+                rows = wide.permute(0, 2, 3, 1) if channels_last else wide
+                weight = (product @ rows.to(exact).flatten(1)).view(rows.shape)
+                weight = weight.permute(0, 3, 1, 2) if channels_last else weight
+            else:
+                weight = (wide.to(exact).flatten(1) @ product).view(wide.shape)
+                weight = weight.contiguous(memory_format=torch.channels_last) if channels_last else weight
+            return weight.to(wide.dtype)
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
+        """The balanced factors of ``weight``: singular values s^(1/N) in each, so the decay is the Schatten penalty at once.
+
+        With W = U diag(s) Z^T (m <= n) the squares are U diag(q) U^T, q = s^(1/N), and V = U diag(q^(1-N)) U^T W, which
+        gives W back for any q. A direction that W lacks would be a stationary point with q = 0 and never learn, so there
+        q is lifted: to (``init_jitter`` * s_max)^(1/N), or, for a zero weight, to what torch's default initialisation
+        has (root mean square). V stays (nearly) zero there: the function does not change, the gradient does not vanish.
+        """
+        matrices = self.matrices(weight.detach()).double()
+        s2, U = torch.linalg.eigh(matrices @ matrices.mT)
+        s = s2.clamp(min=0).sqrt()
+        largest = s.amax(-1, keepdim=True)
+        usual = (matrices.shape[-1] / (3 * weight[0].numel())) ** 0.5
+        lifted = torch.where(largest > 0, self.init_jitter * largest, usual)
+        q = torch.where(s > RANK_DEFICIENT * largest, s, lifted).pow(1 / self.depth)[..., None, :]
+        square = (U * q) @ U.mT
+        inverse = (U * q.pow(1 - self.depth)) @ U.mT
+        wide = torch.empty_like(weight, requires_grad=False)  # keeps the memory format
+        wide.copy_(self._weight_of(inverse @ matrices, weight.shape))
+        return wide, *(square.to(weight.dtype) for _ in range(self.depth - 1))
+
+
+class HeadComposition(Composition):
+    """Of one projection of an attention: a product for each head, so that each head becomes low-rank by itself.
+
+    Squares act on the ``heads`` parts of the width d: rows of the queries', keys' and values' weights (heads * d, D), columns
+    of the outputs' (D, heads * d). Each is one tensor (heads, d, d). A head's W_q' W_k and W_o W_v are then products of 2N
+    factors, on which decay acts as 2N * sum_j s_j^(1/N), and a head's width may follow their rank.
+    """
+
+    def __init__(self, depth: int, init_jitter: float, heads: int, columns: bool) -> None:
+        super().__init__(depth, init_jitter)
+        self.heads = heads
+        self.columns = columns
+
+    def matrices(self, weight: Tensor) -> Tensor:
+        """(heads, d, D)."""
+        return (weight.T if self.columns else weight).unflatten(0, (self.heads, -1))
+
+    def _weight_of(self, matrices: Tensor, shape: torch.Size) -> Tensor:
+        rows = matrices.flatten(0, 1)
+        return rows.T.contiguous() if self.columns else rows
+
+    def _weight(self, wide: Tensor, *squares: Tensor) -> Tensor:
+        with torch.autocast(wide.device.type, enabled=False):
+            product = self._product(*squares)
+            return self._weight_of(product @ self.matrices(wide).to(product.dtype), wide.shape).to(wide.dtype)
+
+
+def smaller_side_first(weight: Tensor) -> Tensor:
+    """The matrix (m, n) of a weight, or its transpose: (k, l), k <= l."""
+    matrix = weight.flatten(1)
+    return matrix if _squares_on_the_left(weight) else matrix.T
+
+
+def _squares_on_the_left(weight: Tensor) -> bool:
+    """Squares go on the smaller side: an inner width of min(m, n) is all that the penalty needs."""
+    return weight.shape[0] <= weight[0].numel()
+
+
+def _is_channels_last(weight: Tensor) -> bool:
+    return weight.dim() == 4 and not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
