@@ -1,13 +1,15 @@
 """What LoRITa costs in training: time and memory of a step, against the plain network and against the published form.
 
-    python benchmarks/train_step.py --models resnet20 --precisions bf16          one process a configuration, CPU or CUDA
-    python benchmarks/train_step.py --show                                       only write train_step.md again
+    python benchmarks/train_step.py resnet20 vit            about four minutes on two cores; without names VGG16 as well
+    python benchmarks/train_step.py vgg16 --precisions bf16
+    python benchmarks/train_step.py --show                  only write train_step.md again
 
 The published form runs N layers on the activations: the layer, then N - 1 square ones (1x1) on its outputs. Steps of all
-variants are interleaved in random order; ratios are taken within each round, and their median is recorded: of wall time, and
-on a CPU of processor time as well, which other processes of the machine do not disturb; the bars are held against that. Memory
-is the peak of a process of its own (CPU) or of the allocator (CUDA) over what was there before the network was built. Each
-configuration's result is kept in train_step.json, so that a benchmark may be run in parts.
+variants are interleaved in random order; ratios are taken within each round, and their median is held against the bars: of
+wall time, which is what people wait for, so the machine must be quiet. On a CPU the median of processor time stands beside it,
+which other work disturbs less. Memory is the peak of a process of its own (CPU) or of the allocator (CUDA) over what was there
+before the network was built. Each configuration (network, type, device) runs in a process of its own and is kept in
+train_step.json, so that the benchmark may be run in pieces.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from setting import HERE, keep, load
 from torch import nn
 
 from lorita_deploy.ports import find_model
@@ -31,14 +33,13 @@ from lorita_deploy.train.composition import factorize
 from lorita_deploy.train.kept import composed_once
 from lorita_deploy.train.schedule import make_optimizer
 
-HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "train_step.json", HERE / "train_step.md"
 MODELS, DEPTHS, PRECISIONS = ("resnet20", "vgg16", "vit"), (2, 3, 4), ("fp32", "bf16")
 BARS = {"resnet20": 1.05, "vit": 1.05, "vgg16": 1.15}
 """At N = 3 and batch 128, ratio to plain."""
 SETTLED = 0.1
 """A middle half of the ratios that is wider says more about the machine than about the step."""
-BATCH, WARM_UP, CLASSES = 128, 2, 10
+BATCH, WARM_UP, FEWEST, CLASSES = 128, 2, 20, 10
 
 
 class Published(nn.Module):
@@ -84,6 +85,8 @@ def stepper(name: str, form: str, depth: int, precision: str, device: str) -> Ca
             with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
                 logits = network(x)
             nn.functional.cross_entropy(logits.float(), y).backward()
+        if spec.recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), spec.recipe.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
         if device == "cuda":
@@ -145,6 +148,7 @@ def apart(work: Callable[[], object]) -> object:
 
 
 def measure(name: str, precision: str, device: str, depths: tuple[int, ...], rounds: int) -> dict[str, object]:
+    before = load()
     seconds = apart(lambda: times(name, precision, device, depths, rounds))
     plain = seconds["plain"]
     peak = {"plain": apart(lambda: memory(name, "plain", 1, precision, device))}
@@ -155,12 +159,12 @@ def measure(name: str, precision: str, device: str, depths: tuple[int, ...], rou
         for form in ("composed", "published"):
             pairs = list(zip(seconds[f"{form} {n}"], plain, strict=True))
             wall, busy = (sorted(a[kind] / b[kind] for a, b in pairs) for kind in (0, 1))
-            ratios, quarter = wall if device == "cuda" else busy, len(pairs) // 4
+            quarter = len(pairs) // 4
             row[form] = {
-                "ratio": statistics.median(ratios),
-                "wall": statistics.median(wall),
+                "ratio": statistics.median(wall),
+                "middle_half": (wall[quarter], wall[-1 - quarter]),
+                "busy": statistics.median(busy),
                 "fastest": min(a for a, _ in seconds[f"{form} {n}"]) / min(a for a, _ in plain),
-                "middle_half": (ratios[quarter], ratios[-1 - quarter]),
                 "extra_bytes": apart(lambda form=form, n=n: memory(name, form, n, precision, device)) - peak["plain"],
             }
         # The factors beyond the plain weights, with gradient and momentum (AdamW: two moments), and one composed copy.
@@ -170,11 +174,11 @@ def measure(name: str, precision: str, device: str, depths: tuple[int, ...], rou
     return {
         "model": name,
         "precision": precision,
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores",
+        "device": apart(torch.cuda.get_device_name) if device == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores",
         "rounds": rounds,
         "torch": torch.__version__.split("+")[0],
         "plain_s": statistics.median(wall for wall, _ in plain),
-        "load": os.getloadavg()[1],
+        "load": before,
         "plain_bytes": peak["plain"],
         "depths": rows,
     }
@@ -184,9 +188,9 @@ def page(results: dict[str, dict]) -> str:
     lines = [
         "# What a training step costs",
         "",
-        f"`python benchmarks/train_step.py`: batch {BATCH}, channels-last, the trainer's step (forward, backward, optimiser); "
-        "ratios of time to the plain network, median over interleaved rounds, with the middle half of them: of processor time "
-        "on a CPU, of wall time on a GPU; behind the slashes the median of wall time, and fastest round over fastest round. "
+        f"`python benchmarks/train_step.py`: batch {BATCH}, channels-last, the trainer's step (forward, backward, clipping "
+        "where the recipe clips, optimiser); ratios of wall time to the plain network, median over interleaved rounds, with "
+        "the middle half of them; behind the slashes the median of processor time, and fastest round over fastest round. "
         "*composed* is this library, *published* runs N layers on the activations. Memory is what the peak has more than the "
         "plain network's; *allowed* is the factors with gradient and optimiser state and one composed copy.",
         "",
@@ -212,7 +216,7 @@ def page(results: dict[str, dict]) -> str:
                 *(result[key] for key in ("model", "precision")),
                 n,
                 *(
-                    f"{each['ratio']:.3f} ({each['middle_half'][0]:.2f}-{each['middle_half'][1]:.2f}) / {each['wall']:.3f} / "
+                    f"{each['ratio']:.3f} ({each['middle_half'][0]:.2f}-{each['middle_half'][1]:.2f}) / {each['busy']:.3f} / "
                     f"{each['fastest']:.3f}"
                     for each in (ours, theirs)
                 ),
@@ -241,25 +245,29 @@ def _mb(size: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}; all where none is named")
     parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS)
     parser.add_argument("--depths", nargs="+", type=int, default=DEPTHS)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=FEWEST)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--show", action="store_true", help="measure nothing")
     asked = parser.parse_args()
+    if unknown := set(asked.models) - set(MODELS):
+        parser.error(f"no network of this benchmark: {', '.join(sorted(unknown))}")
+    if asked.rounds < FEWEST:
+        parser.error(f"medians of fewer than {FEWEST} rounds say little")
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for name in () if asked.show else asked.models:
+    for name in () if asked.show else asked.models or MODELS:
         for precision in asked.precisions:
             key = f"{asked.device} {name} {precision}"
             found = measure(name, precision, asked.device, tuple(asked.depths), asked.rounds)
             if key in results:
                 found["depths"] = results[key]["depths"] | found["depths"]
-            results = dict(sorted((results | {key: found}).items()))
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+            results = keep(RESULTS, key, found)
             PAGE.write_text(page(results))
             print(key, {n: round(row["composed"]["ratio"], 3) for n, row in found["depths"].items()}, flush=True)
-    PAGE.write_text(page(results))
+    if results:
+        PAGE.write_text(page(results))
 
 
 if __name__ == "__main__":
