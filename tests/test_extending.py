@@ -8,7 +8,6 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,10 +15,13 @@ from click.testing import CliRunner
 from pages import PAGES, ROOT, blocks, commands, section
 from torch import nn
 
+import lorita_deploy as ld
+from lorita_deploy.bundle.manifest import check_bundle
 from lorita_deploy.cli import cli
-from lorita_deploy.errors import BadArtifact
+from lorita_deploy.errors import BadArtifact, VerificationFailed
+from lorita_deploy.measure.accuracy import agreement, predictions
 from lorita_deploy.ports import EXPORTERS, MODELS, ExportJob, find_exporter, find_model, names
-from lorita_deploy.records import ArtifactList
+from lorita_deploy.records import ArtifactList, FidelityReport, Receipt, Verification
 
 PAGE = PAGES["docs/extending.md"]
 FILES = dict(re.findall(r"^`([\w./-]+)`\n\n```\w+\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL))
@@ -61,6 +63,7 @@ def installed(folder, monkeypatch):
 def test_the_page_holds_two_packages_and_a_target():
     assert FILES.keys() == {
         *(f"{name}/{file}" for name in PACKAGES for file in ("pyproject.toml", f"{name}.py")),
+        "yourort/yourort_runner.py",
         "my-board.toml",
     }
 
@@ -106,11 +109,85 @@ def test_the_exporter_writes_what_computes_the_same(installed, tmp_path):
     assert (artifact.path, artifact.exporter) == ("dense.ort", "ort")
     assert artifact.size_bytes == (tmp_path / "dense.ort").stat().st_size
     given = {}
-    exec(blocks(section(PAGE, "An exporter"), "python")[1], given)
+    exec(blocks(section(PAGE, "An exporter"), "python")[-1], given)
     assert given["differs"](network, tmp_path / "dense.ort", inputs) < 1e-5
     (tmp_path / "broken.ort").write_bytes(b"nonsense")
     with pytest.raises(BadArtifact, match="does not load it"):
         exporter.open(tmp_path / "broken.ort")
+
+
+@pytest.fixture
+def my_cpu(installed, tmp_path):
+    """A target that is this machine, with the exporter of the page."""
+    text = FILES["my-board.toml"].replace("my-board", "my-cpu").replace('device_tree_model = "My Board"', "local = true")
+    path = tmp_path / "my-cpu.toml"
+    path.write_text(text.replace("a board of mine", "this machine"))
+    return path
+
+
+def small_build(target, out, **more):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
+    batches = [(torch.randn(16, 1, 8, 8),) for _ in range(4)]
+    answers = predictions(network, batches)
+    task = ld.Task(
+        examples=(batches[0][0][:1],),
+        calibration=batches,
+        evaluate=lambda each: agreement(each, answers, batches, "validation"),
+    )
+    asked = {"model": "mine", "target": str(target), "out": str(out), "max_drop": 30.0, "narrow": False, **more}
+    return ld.build(ld.make_options(**asked), model=network, task=task)
+
+
+def test_a_build_verifies_races_and_ships_what_the_exporter_made(my_cpu, tmp_path):
+    out = tmp_path / "build"
+    small_build(my_cpu, out)
+    checked = FidelityReport.load(out / "fidelity.json").further
+    assert checked.keys() == {"compressed.ort", "dense.ort"}
+    assert all(check.passed for checks in checked.values() for check in checks)
+    raced = Receipt.load(out / "receipt-ort.json")
+    assert raced.settings.runtime == "ort"
+    files = {each.role: each for each in ArtifactList.load(out / "artifacts.json").engines}
+    assert {each.name: each.sha256 for each in raced.series} == {role: each.sha256 for role, each in files.items()}
+    assert all(each.verified for each in raced.series)
+    manifest = check_bundle(out / "bundle")
+    assert [each.path for each in manifest.further["ort"]] == ["compressed.ort", "dense.ort"]
+    assert (out / "bundle" / "runtime_ort.py").read_text() == FILES["yourort/yourort_runner.py"]
+    command = [sys.executable, "-B", "run.py", "--runtime", "ort", "--verify-only"]
+    done = subprocess.run(command, cwd=out / "bundle", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = Verification.load(out / "bundle" / "verification.json")
+    assert {each.name: each.sha256 for each in found.artifacts} == {role: each.sha256 for role, each in files.items()}
+    assert found.settings.runtime == "ort"
+    (out / "bundle" / "runtime_ort.py").write_text("import nothing_that_there_is\n")
+    done = subprocess.run(command, cwd=out / "bundle", capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "runtime_ort.py" in done.stderr
+    assert "nothing was run" in done.stderr
+
+
+@pytest.mark.slow
+def test_what_computes_something_else_does_not_pass(my_cpu, tmp_path, monkeypatch):
+    exporter = find_exporter("ort")
+    whole = type(exporter).open
+    monkeypatch.setattr(
+        type(exporter), "open", lambda self, path: lambda inputs: [2 * each for each in whole(self, path)(inputs)]
+    )
+    with pytest.raises(VerificationFailed) as caught:
+        small_build(my_cpu, tmp_path / "build")
+    assert caught.value.where.endswith("compressed.ort")
+
+
+def test_a_runtime_that_cannot_be_used_is_said_so(tmp_path):
+    from lorita_deploy.bundle import runtimes
+
+    assert runtimes.find("onnxruntime", str(tmp_path)) is runtimes.OnnxRuntime
+    assert runtimes.find("ort", str(tmp_path)) is None
+    (tmp_path / "runtime_ort.py").write_text("import nothing_that_there_is\n")
+    (tmp_path.parent / "runtime_x.py").write_text("Runtime = object\n")
+    assert runtimes.find(f"../{tmp_path.parent.name}/x", str(tmp_path)) is None
+    with pytest.raises(runtimes.CannotRunError, match="nothing_that_there_is"):
+        runtimes.find("ort", str(tmp_path))
 
 
 def test_a_form_is_where_the_page_says():
@@ -144,4 +221,3 @@ def test_every_command_of_the_page_runs(folder):
     engines = ArtifactList.load(made / "artifacts.json").engines
     assert [each.path for each in engines] == ["compressed.ort", "dense.ort"]
     assert all((made / each.path).stat().st_size == each.size_bytes for each in engines)
-    assert isinstance(made, Path)

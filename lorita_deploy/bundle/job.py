@@ -60,8 +60,9 @@ def read_job(path: str, changes: Optional[Json] = None, check: bool = True) -> J
     if schema not in (JOB, MANIFEST):
         raise JobError("schema is %r, expected %s or %s" % (schema, JOB, MANIFEST), path, "use the runner of the same release")
     try:
-        asked = _from_manifest(body) if schema == MANIFEST else body
         changes = dict(changes or {})
+        runtime = changes.get("settings", {}).get("runtime")
+        asked = _from_manifest(body, runtime) if schema == MANIFEST else body
         asked["settings"] = dict(asked.get("settings", {}), **changes.pop("settings", {}))
         job = _with_defaults(dict(asked, **changes), DEFAULTS, ("artifacts", "files"))
         job["settings"] = _with_defaults(job["settings"], DEFAULTS["settings"])
@@ -92,11 +93,13 @@ def _with_defaults(asked: Json, defaults: Json, more: Tuple[str, ...] = ()) -> J
     return dict(defaults, **asked)
 
 
-def _from_manifest(manifest: Json) -> Json:
+def _from_manifest(manifest: Json, runtime: Optional[str]) -> Json:
+    """The job of racing what the bundle holds for ``runtime``: artifacts of its own, or the common ones."""
     listed = set(each["path"] for each in manifest["files"])
     judged = {name: each["correct"] / max(each["total"], 1) for name, each in manifest.get("accuracy", {}).items()}
     artifacts = []
-    for each in manifest["artifacts"]:
+    further = manifest.get("further", {})
+    for each in further.get(runtime, manifest["artifacts"]):
         name = each["role"] if each["rung"] == 0 else "%s-rung%d" % (each["role"], each["rung"])
         found = {"name": name, "accuracy": judged.get(name), "tolerance": manifest.get("tolerances", {}).get(name)}
         artifacts.append(dict(found, **{key: each[key] for key in ("path", "sha256", "precision", "rung")}))

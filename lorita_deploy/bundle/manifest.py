@@ -27,6 +27,7 @@ from ..errors import BadArtifact, OutOfResource
 from ..records import Accuracy, Artifact, Manifest, ManifestFile, write_atomically
 from . import RUNNER_FILES
 from .archive import TOP, is_plain, pack_files, unpack_files
+from .runtimes import file_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,20 +84,26 @@ def write_bundle(
     runtime: str = "onnxruntime",
     accuracy: Mapping[Any, Accuracy] | None = None,
     tolerances: Mapping[Any, float] | None = None,
+    further: Mapping[str, Sequence[Artifact]] | None = None,
+    runners: Mapping[str, Path] | None = None,
 ) -> Manifest:
     """Fill the new or empty ``folder``; its manifest is written last, so that a bundle with one is whole.
 
     ``artifact_root`` is where the artifacts' paths start; ``golden_outputs`` are by artifact name (the role, or
     ``<role>-rung<number>`` on the ladder), and so are ``accuracy``, which a deadline is weighed against, and
     ``tolerances`` where they are not the common ``tolerance``. ``runtime`` is the
-    one that the runner takes where it can. Raises `BadArtifact` when an artifact is no longer what it was exported as, or
+    one that the runner takes where it can. ``further`` are artifacts of other runtimes, by the name of the runtime, whose
+    files are ``runners``. Raises `BadArtifact` when an artifact is no longer what it was exported as, or
     the folder is in use, and `OutOfResource`.
     """
     if folder.exists() and any(folder.iterdir()):
         raise BadArtifact("the folder for the bundle is not empty", where=folder, fix="remove it, or choose another")
     contents: dict[str, bytes] = {}
-    for artifact in artifacts:
+    further = {name: tuple(each) for name, each in (further or {}).items()}
+    for artifact in (*artifacts, *(each for group in further.values() for each in group)):
         contents[artifact.path] = _read_artifact(artifact, artifact_root)
+    for name, runner in (runners or {}).items():
+        contents[file_of(name)] = runner.read_bytes()
     contents["golden/inputs.npz"] = npz(golden_inputs)
     for name, arrays in golden_outputs.items():
         contents[f"golden/outputs-{name}.npz"] = npz(arrays)
@@ -123,6 +130,7 @@ def write_bundle(
         runtime=runtime,
         accuracy=dict(accuracy or {}),
         tolerances=dict(tolerances or {}),
+        further=further,
     )
     manifest.save(folder / MANIFEST)
     return manifest
@@ -134,12 +142,18 @@ def read_manifest(folder: Path) -> Manifest:
         raise BadArtifact("not a bundle, or not a whole one: it has no manifest.json", where=folder, fix="unpack it again")
     manifest = Manifest.load(folder / MANIFEST)
     names = [file.path for file in manifest.files]
-    strange = [name for name in (*names, *(artifact.path for artifact in manifest.artifacts)) if not is_plain(name)]
-    unlisted = [artifact.path for artifact in manifest.artifacts if artifact.path not in names]
+    held = [artifact.path for artifact in all_artifacts(manifest)]
+    strange = [name for name in (*names, *held) if not is_plain(name)]
+    unlisted = [path for path in held if path not in names]
     if strange or unlisted or len(set(names)) < len(names):
         named = strange or unlisted or ["a file that is listed twice"]
         raise BadArtifact(f"its manifest names impossible files: {', '.join(named[:3])}", where=folder / MANIFEST)
     return manifest
+
+
+def all_artifacts(manifest: Manifest) -> tuple[Artifact, ...]:
+    """Those of every runtime."""
+    return (*manifest.artifacts, *(each for group in manifest.further.values() for each in group))
 
 
 def check_bundle(folder: Path) -> Manifest:
@@ -152,7 +166,7 @@ def check_bundle(folder: Path) -> Manifest:
     findings += [
         f"changed: {name}" for name in sorted(expected.keys() & present) if not _is_same(folder / name, expected[name])
     ]
-    for artifact in manifest.artifacts:
+    for artifact in all_artifacts(manifest):
         if artifact.sha256 != expected[artifact.path].sha256:
             findings.append(f"listed with two digests: {artifact.path}")
     if findings:

@@ -44,10 +44,12 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 def start_runtime(job: Json, settle: bool = False) -> Tuple[Any, List[str]]:
     """The runtime of the job's settings, and warnings. ``settle``: take ONNX Runtime where that one cannot be used here."""
     name = job["settings"]["runtime"]
-    if name not in runtimes.RUNTIMES:
-        raise JobError("there is no runtime called %r" % name, "settings", "known: %s" % ", ".join(sorted(runtimes.RUNTIMES)))
     try:
-        runtime = runtimes.RUNTIMES[name](job["settings"])
+        found = runtimes.find(name, job["folder"])
+        if found is None:
+            known = ", ".join(sorted(runtimes.RUNTIMES))
+            raise JobError("there is no runtime called %r" % name, "settings", "known: %s" % known)
+        runtime = found(job["settings"])
         runtime.versions()
         return runtime, []
     except runtimes.CannotRunError as error:

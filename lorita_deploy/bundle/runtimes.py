@@ -3,15 +3,19 @@
 A runtime offers ``versions()``, ``open(path, profile=False)``; what it opens offers ``inputs`` (name, type, shape), ``outputs``
 (names), ``run(feeds)``, ``close()`` and, when opened with ``profile=True``, ``stop_profile()``; on a GPU also ``gpu_ns()`` and
 ``calls_per_s()``. Where ``builds`` is true it opens engines, which are built from the ONNX file first (see `engines`).
-The runtime itself is imported where it is started; valid Python 3.6.
+The runtime itself is imported where it is started. A runtime that is not ours is the class ``Runtime`` of a file
+``runtime_<name>.py`` in the folder of the job; it raises `CannotRunError`. Valid Python 3.6.
 """
+
+import importlib.util
 
 import json
 import os
+import re
 import shutil
 import tempfile
 
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 NodeRun = List[Tuple[str, str, float]]
 """(name, operator, microseconds) of every node that one inference executed, in order."""
@@ -126,3 +130,25 @@ def _tensorrt(settings: Dict[str, Any]) -> Any:
 
 
 RUNTIMES: Dict[str, Callable[[Dict[str, Any]], Any]] = {"onnxruntime": OnnxRuntime, "tensorrt": _tensorrt}
+
+
+def file_of(name: str) -> str:
+    """Where a runtime that is not ours is looked for."""
+    return "runtime_%s.py" % name
+
+
+def find(name: str, folder: str) -> Optional[Callable[[Dict[str, Any]], Any]]:
+    """The runtime of this name: ours, or one that travels with the artifacts in ``folder``; None where there is none.
+
+    Raises `CannotRunError` where its file cannot be imported.
+    """
+    path = os.path.join(folder, file_of(name))
+    if name in RUNTIMES or not re.match(r"[\w-]+\Z", name) or not os.path.isfile(path):
+        return RUNTIMES.get(name)
+    spec: Any = importlib.util.spec_from_file_location(file_of(name)[:-3], path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return module.Runtime  # type: ignore[no-any-return]
+    except Exception as error:  # a framework may be missing in ways of its own
+        raise CannotRunError("%s cannot be imported: %s" % (file_of(name), error))

@@ -11,12 +11,13 @@ from ..bundle.manifest import npz, pack, write_bundle
 from ..measure.accuracy import artifact_accuracy
 from ..measure.fidelity import TOLERANCES, require_passed, verify
 from ..measure.latency import artifact_name, race
+from ..ports import find_exporter
 from ..records import Accuracy, Artifact, ArtifactList, Fidelity, FidelityReport, Receipt, Role, write_atomically
 from ..report import words
 from .acceptance import as_module
 from .choosing import ships
 from .context import EVALUATION_BATCH, Build, Stage
-from .engines import engines, mark_engines
+from .engines import engines, mark_engines, own_runners, race_otherwise, run_otherwise
 from .exporting import export, fp32_name, judged, preprocessing, runtime_of, sources
 from .folder import sha256_of
 from .ladder import make_ladder
@@ -127,8 +128,18 @@ def _run_verify(build: Build) -> str:
         require_passed(_check(build, modules[artifact.role], artifact, session), build.folder / artifact.path)
         if (found := _judge_artifact(build, artifact, session)) is not None:
             exact[artifact.role] = found
+    further: dict[str, tuple[Fidelity, ...]] = {}
+    for name, found_otherwise in run_otherwise(build).items():
+        for artifact in found_otherwise:
+            session = find_exporter(name).open(build.folder / artifact.path)
+            further[artifact.path] = _check(build, modules[artifact.role], artifact, session)
+            require_passed(further[artifact.path], build.folder / artifact.path)
     report = FidelityReport(
-        artifacts=tuple(build.artifacts), checks=tuple(checks), accuracy=accuracies, reference_accuracy=exact
+        artifacts=tuple(build.artifacts),
+        checks=tuple(checks),
+        accuracy=accuracies,
+        reference_accuracy=exact,
+        further=further,
     )
     report.save(build.folder / "fidelity.json")
     require_passed(checks, build.folder.path)
@@ -198,7 +209,8 @@ def _run_bench(build: Build) -> str:
     found = receipt.ratios[0]
     where = "here (cpu)" if build.here else f"on {build.board.name}"
     spelled = f" in {winner.precision}" if build.asked_precision != "fp32" else ""
-    return f"{words.speed(found)} {where}; ships the {winner.role} network{spelled}"
+    others = [f"; as {name} {words.speed(each.ratios[0])}" for name, each in race_otherwise(build).items()]
+    return f"{words.speed(found)} {where}; ships the {winner.role} network{spelled}{''.join(others)}"
 
 
 # ---------------------------------------------------------------------------------------------- bundle
@@ -221,6 +233,7 @@ def _run_bundle(build: Build) -> str:
     precision = "fp32" if back_to_fp32 else build.precision
     ladder = make_ladder(build, precision, TOLERANCES[precision])
     shipped = build.exported.reference if back_to_fp32 else build.artifacts
+    further = {} if back_to_fp32 else run_otherwise(build)
     outputs = {role: dict(np.load(golden / f"outputs-{role}.npz")) for role in ROLES}
     folder = build.folder / "bundle"
     shutil.rmtree(folder, ignore_errors=True)
@@ -239,6 +252,8 @@ def _run_bundle(build: Build) -> str:
         tolerance=TOLERANCES[precision],
         runtime=runtime_of(build),
         accuracy=FidelityReport.load(build.folder / "fidelity.json").accuracy | {rung.name: rung.accuracy for rung in ladder},
+        further=further,
+        runners={name: runner for name, runner in own_runners(build).items() if name in further},
     )
     packed = pack(folder, build.folder / "bundle.tar.gz")
     report = write_report(build)

@@ -114,3 +114,5 @@ class FidelityReport(Document):
     """Of the artifacts themselves, on the test images."""
     reference_accuracy: dict[Role, Accuracy] = {}
     """The same in fp32, where the artifacts are of a lower precision."""
+    further: dict[str, tuple[Fidelity, ...]] = {}
+    """Of what other exporters made of them, by file."""

@@ -35,5 +35,7 @@ class Manifest(Document):
     """What the runner uses where it can."""
     accuracy: dict[str, Accuracy] = {}
     """By artifact name: what a deadline is weighed against."""
+    further: dict[str, tuple[Artifact, ...]] = {}
+    """Of exporters that bring a runtime of their own, by its name: ``runtime_<name>.py`` is among the files."""
     tolerances: dict[str, float] = {}
     """By artifact name, where it is not the common one (lower precisions)."""
