@@ -6,7 +6,6 @@ say what that TensorRT's parser imports. Both are read from TOML files under ``t
 
 from __future__ import annotations
 
-import tomllib
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -16,6 +15,7 @@ import pydantic
 
 from .errors import BadTarget
 from .records import Part
+from .records.toml import read_toml
 
 DATA = Path(str(resources.files(__package__) / "targets"))
 
@@ -107,10 +107,7 @@ def _all_importers() -> dict[str, Importer]:
 
 
 def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadTarget(f"cannot be read as TOML: {error}", where=path, fix="install lorita-deploy again") from error
+    return read_toml(path, BadTarget, fix="install lorita-deploy again")
 
 
 Kind = TypeVar("Kind", bound=Part)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import platform
-import tomllib
 from functools import cache
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +21,7 @@ import pydantic
 from .errors import BadTarget, UnknownName
 from .profiles import Profile, all_profiles
 from .records import Host, Part, Precision
+from .records.toml import read_toml
 
 FROM_THE_PROFILE = ("opset", "opset_max", "ir_version", "ir_version_max")
 """Limits that a board's software stack fixes, not the board."""
@@ -142,12 +142,7 @@ def all_targets() -> tuple[Target, ...]:
 
 def read_target(path: Path) -> Target:
     """Read and check one target file; a board with profiles gets its default one. Raises `BadTarget`."""
-    try:
-        body: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise BadTarget(
-            f"cannot be read as TOML: {error}", where=path, fix="compare: lorita-deploy targets show cpu --json"
-        ) from error
+    body = read_toml(path, BadTarget, fix="compare: lorita-deploy targets show cpu --json")
     body = _with_default_profile(_tuples(body), path)
     try:
         target = Target.model_validate(body)

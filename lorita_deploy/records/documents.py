@@ -65,7 +65,7 @@ class Document(Part):
         found = body.pop("schema", None)
         _check_schema(found, cls, where)
         try:
-            return cls.model_validate_json(json.dumps(body))
+            return cls.model_validate_json(json.dumps(body, allow_nan=False))
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"]) or "(top)"
@@ -74,6 +74,8 @@ class Document(Part):
                 where=where,
                 fix="let lorita-deploy write the file again, or mend that entry by hand",
             ) from error
+        except ValueError as error:
+            raise BadRecord(f"a number in this {cls.SCHEMA} record is not finite", where=where) from error
 
 
 def schema_name(path: Path | str) -> str:
@@ -121,7 +123,7 @@ def _read(path: Path | str) -> bytes:
 
 def _json_object(text: str | bytes, where: object) -> dict[str, Any]:
     try:
-        body = json.loads(text)
+        body = json.loads(text, parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise BadRecord(
             f"not valid JSON: {error}", where=where, fix="the file is damaged or cut short: delete it and run it again"
@@ -129,6 +131,14 @@ def _json_object(text: str | bytes, where: object) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise BadRecord("not a JSON object", where=where)
     return body
+
+
+def _integer(text: str) -> int:
+    """Of 64 bits: nothing that is counted or measured is larger. Raises ``ValueError``."""
+    value = int(text)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"the number {text[:20]}... is too large")
+    return value
 
 
 def _check_schema(found: object, cls: type[Document], where: object) -> None:

@@ -23,8 +23,8 @@ def render(table: Table, width: int) -> RenderableType:
     if _least_width(table) > width:
         table = _stacked(table)
     drawn = RichTable(
-        title=table.title or None,
-        caption="\n".join(filter(None, (table.note, explained))) or None,
+        title=Text(table.title) if table.title else None,  # plain: names in brackets are no markup
+        caption=Text("\n".join(filter(None, (table.note, explained)))) if table.note or explained else None,
         title_justify="left",
         caption_justify="left",
         title_style="bold",
