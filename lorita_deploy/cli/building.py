@@ -14,6 +14,7 @@ from ..pipeline.options import BuildOptions
 from ..records import ParetoFront, TrainingForecast
 from ..report import facts, front, networks
 from ..report.table import Table
+from ..train import processes
 from .options import BuildCommand, chosen, with_build_options
 from .screen import Screen, with_screen
 from .showing import tables_of
@@ -76,6 +77,7 @@ def train(screen: Screen, dry_run: bool, config: Path | None, **given: Any) -> N
     options = chosen(given, config)
     if dry_run:
         found = _forecast(options)
+        _end_if_joined()
         screen.show(found, networks.forecast(found))
         return
     _part(screen, dry_run, options, "train", "trained")
@@ -160,8 +162,18 @@ def _run(screen: Screen, options: BuildOptions, until: str) -> Any:
     from ..pipeline import build as run
     from .progress import TerminalWatch
 
+    if processes.follows():
+        screen.quiet = True
     with TerminalWatch(screen) as watch, redirect_stdout(sys.stderr):  # what libraries print is no result
-        return run(options, until=until, watch=watch)
+        report = run(options, until=until, watch=watch)
+    _end_if_joined()
+    return report
+
+
+def _end_if_joined() -> None:
+    """What there is to be told, the first of several processes tells."""
+    if processes.follows():
+        click.get_current_context().exit()
 
 
 def _outputs(options: BuildOptions, until: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import LoritaDeployError, OutOfResource, UnknownName
 from ..ports import find_model
 from ..records import BuildReport
+from ..train import processes
 from .compressing import CALIBRATE, COMPRESS, PLAN
 from .context import Build, Stage, Watch
 from .data import DATA
@@ -21,7 +22,7 @@ from .precision import PRECISION
 from .preflight import preflight
 from .pricing import PRICE
 from .shipping import BENCH, BUNDLE, EXPORT, VERIFY
-from .training import COLLAPSE, TRAIN
+from .training import COLLAPSE, TRAIN, fit
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,12 +53,16 @@ def build(
     model: nn.Module | None = None,
     task: Task | None = None,
 ) -> BuildReport | None:
-    """Run the stages up to ``until``; the report when that is the last.
+    """Run the stages up to ``until``; the report when that is the last. Of several processes (``torchrun``) all but the first
+    only take part in the training; they get None.
 
     ``model`` and ``task`` hand in a network of one's own, with how it is judged; otherwise ``options.model`` names a plug-in.
     Raises the errors of errors.py; what earlier stages finished is kept.
     """
     context = Build(options, watch=watch, model=model, task=task)
+    if processes.follows():
+        _join(context, until)
+        return None
     with run_stages(context, until):
         return BuildReport.load(context.folder / "report.json") if until == STAGES[-1] else None
 
@@ -78,6 +83,15 @@ def run_stages(context: Build, until: str) -> Iterator[None]:
         yield
 
 
+def _join(context: Build, until: str) -> None:
+    """What another process than the first does: it takes part in the training, if there is one."""
+    preflight(context)
+    if TRAIN in _up_to(until) and processes.agreed(False, context.options.torch_device):
+        with _out_of_resource(context.options):
+            fit(context)
+    processes.leave()
+
+
 def preview(options: BuildOptions, until: str = "bundle") -> list[StagePreview]:
     """What `build` would do now, without doing it."""
     context = Build(options)
@@ -96,6 +110,8 @@ def _pass(stage: Stage, context: Build) -> bool:
     context.watch.stage_started(stage.name)
     key = key_of(stage.key(context))
     record = context.folder.finished(stage.name, key)
+    if stage is TRAIN:
+        processes.agreed(record is None and context.trains, context.options.torch_device)
     if record is not None:
         context.watch.stage_finished(stage.name, time.perf_counter() - started, record.line, True)
         return False

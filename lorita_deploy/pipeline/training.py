@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BadCheckpoint, LoritaDeployError, TrainingWarning
 from ..measure.accuracy import accuracy
-from ..networks import evaluating, load_weights, read_weights, save_weights, survey, weights_digest
+from ..networks import TrainedNetwork, evaluating, load_weights, read_weights, save_weights, survey, weights_digest
 from ..records import Accuracy, CollapsedRecord, Layer, TrainingForecast, TrainRecord
 from .context import EVALUATION_BATCH, Build, Stage
 from .folder import key_of, program, sha256_of
@@ -43,11 +43,25 @@ def _train_key(build: Build) -> dict[str, Any]:
 def _run_train(build: Build) -> str:
     if not build.trains:
         return "skipped: the network is given"
+    trained = fit(build)
+    save_weights(trained.module, build.folder / "trained.safetensors")
+    trained.record.save(build.folder / "trained.json")
+    shutil.rmtree(_scratch(build), ignore_errors=True)
+    best = trained.record.epochs[trained.record.best_epoch - 1].validation
+    return f"{percent(best)}, best epoch {trained.record.best_epoch} of {len(trained.record.epochs)}"
+
+
+def _scratch(build: Build) -> Path:
+    """Where the training keeps its state."""
+    key = key_of({**_train_key(build), "version": program()})
+    return build.folder / "training" / key[:16]
+
+
+def fit(build: Build) -> TrainedNetwork:
+    """The training itself, which several processes do together; nothing is written but its state."""
     from ..train.loop import train
 
     dataset = build.dataset
-    key = key_of({**_train_key(build), "version": program()})
-    scratch = build.folder / "training" / key[:16]
     module, teacher = untrained(build), None
     if build.options.teacher:
         teacher = build.blank()
@@ -57,11 +71,11 @@ def _run_train(build: Build) -> str:
         return accuracy(network, dataset.batches("validation", EVALUATION_BATCH), "validation")
 
     with _warnings_as_notes(build):
-        trained = train(
+        return train(
             module,
             dataset,
             build.recipe,
-            scratch,
+            _scratch(build),
             evaluate=evaluate,
             model_name=build.spec.name,
             device=build.options.torch_device,
@@ -70,11 +84,6 @@ def _run_train(build: Build) -> str:
             metrics=build.folder / METRICS,
             on_progress=build.watch.progress,
         )
-    save_weights(trained.module, build.folder / "trained.safetensors")
-    trained.record.save(build.folder / "trained.json")
-    shutil.rmtree(scratch, ignore_errors=True)
-    best = trained.record.epochs[trained.record.best_epoch - 1].validation
-    return f"{percent(best)}, best epoch {trained.record.best_epoch} of {len(trained.record.epochs)}"
 
 
 def forecast(options: BuildOptions) -> TrainingForecast:

@@ -9,7 +9,6 @@ import time
 from itertools import islice, pairwise
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from ..records import Recipe, TrainingForecast
@@ -17,6 +16,7 @@ from .averaging import Average
 from .epoch import Epochs, Network
 from .loop import find_device
 from .objective import objective
+from .processes import accelerator_for
 from .schedule import make_optimizer
 from .splits import Dataset
 from .structure import structure
@@ -31,7 +31,7 @@ def forecast(module: nn.Module, dataset: Dataset, recipe: Recipe, *, model_name:
     The time of judging the validation images after each epoch is taken as a third of a training pass over as many: a forward
     pass without a backward one.
     """
-    accelerator = Accelerator(device_placement=False)
+    accelerator = accelerator_for(device)
     place = find_device(device, accelerator)
     recipe = recipe.model_copy(update={"augment": tuple(each for each in recipe.augment if each in dataset.augment)})
     params = sum(parameter.numel() for parameter in module.parameters())

@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from ..attention import attentions
 from ..errors import TrainingDiverged, TrainingWarning, UnknownName
 from ..networks import TrainedNetwork, evaluating, weights_digest
 from ..records import Accuracy, EpochRecord, Recipe, TrainRecord, write_atomically
@@ -28,6 +29,7 @@ from .composition import factored_layers, left_alone, rank_fraction
 from .epoch import Epochs, Network, Pass
 from .kept import composed_once
 from .objective import Loss, objective
+from .processes import accelerator_for
 from .schedule import learning_rate, make_optimizer
 from .splits import Dataset
 from .structure import structure
@@ -59,13 +61,14 @@ def train(
     None). The state after each epoch lies in ``folder``, and is taken up from there when ``resume``. ``loss(outputs, labels)``
     is the mean over the batch; cross entropy when not given. ``teacher`` is a plain network of the same classes, whose answers
     are learnt beside the labels. ``compile`` runs the network through ``torch.compile``. ``metrics`` gets one line of JSON an
-    epoch. ``on_progress(images, all images, text)``.
+    epoch. ``on_progress(images, all images, text)``. Under ``torchrun`` every process calls this with the same arguments; each
+    takes its part of every batch, and the first one writes.
 
     Warns of what makes a training pointless. Raises `TrainingDiverged` (the last good epoch is kept), `BadCheckpoint` (the
     folder holds another training), `BadData` and `OutOfResource`.
     """
     recipe = recipe.model_copy(update={"augment": tuple(each for each in recipe.augment if each in dataset.augment)})
-    _warn(recipe, dataset)
+    _warn(module, recipe, dataset)
     identity: dict[str, object] = {
         "model": model_name,
         "data": dataset.summary.content_sha256,
@@ -73,7 +76,7 @@ def train(
         "teacher": teacher and weights_digest(teacher),
         **recipe.model_dump(mode="json"),
     }
-    accelerator = Accelerator(device_placement=False)
+    accelerator = accelerator_for(device)
     place = find_device(device, accelerator)
     if teacher is not None:
         teacher.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -108,6 +111,7 @@ def train(
     accelerator.free_memory()
     structure(module, recipe, progress.best_epoch)
     checkpoint.load_best(folder, module)
+    accelerator.wait_for_everyone()  # the caller may remove the folder
     module.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     return TrainedNetwork(
         module,
@@ -138,10 +142,16 @@ def find_device(name: str, accelerator: Accelerator) -> torch.device:
     return torch.device("cpu") if name == "cpu" else accelerator.device
 
 
-def _warn(recipe: Recipe, dataset: Dataset) -> None:
+def _warn(module: nn.Module, recipe: Recipe, dataset: Dataset) -> None:
     if recipe.depth > 1 and recipe.weight_decay == 0:
         warnings.warn(
             "weight decay 0: LoRITa induces low rank by weight decay only, without it it does nothing",
+            TrainingWarning,
+            stacklevel=3,
+        )
+    if recipe.per_head and not attentions(module):
+        warnings.warn(
+            "per_head: the network has no attention of plain projections, whose heads could have products of their own",
             TrainingWarning,
             stacklevel=3,
         )

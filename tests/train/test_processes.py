@@ -1,4 +1,4 @@
-"""Two processes over gloo walk the path of one at the same global batch; a killed training resumes to the same weights."""
+"""Two processes under torchrun walk the path of one at the same global batch; a killed training resumes to the same weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from lorita_deploy.ports import find_model
+from lorita_deploy.pipeline.folder import BuildFolder
 from lorita_deploy.records import Accuracy, EpochRecord, Recipe
 from lorita_deploy.train.checkpoint import LAST
 from lorita_deploy.train.datasets import load_dataset
@@ -23,47 +24,83 @@ from lorita_deploy.train.loop import train
 from lorita_deploy.train.splits import Dataset, Split
 
 RECIPE = Recipe(epochs=3, batch_size=32, lr=0.1, weight_decay=1e-3, precision="fp32", augment=("crop",))
-ALONE = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+ALONE = {"OMP_NUM_THREADS": "1"}
 EDGE = 8
 """Pixels; the sample networks are small there."""
 
 
-def data(channels: int, images: int = 128) -> Dataset:
-    digits = load_dataset("digits", shape=(channels, EDGE, EDGE))
+def data(images: int = 128) -> Dataset:
+    digits = load_dataset("digits", shape=(1, EDGE, EDGE))
     part = {name: Split(split.images[:images], split.labels[:images]) for name, split in digits.splits.items()}
     return replace(digits, splits=part)
 
 
-def command(folder: Path, *names: str, recipe: Recipe = RECIPE) -> list[str]:
-    return [__file__, str(folder), recipe.model_dump_json(), *names]
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
-def answers(done: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+def typed(*arguments: str, launcher: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """The command line as people type it, on the CPU with one thread for each process."""
+    program = Path(sys.executable).with_name("lorita-deploy")
+    line = [sys.executable, *launcher, str(program), *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=200)
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["train_loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.slow
-def test_two_processes_walk_the_path_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["fcn", "vit"])
+def test_two_processes_of_the_command_line_walk_the_path_of_one(name: str, tmp_path: Path) -> None:
     """No batch normalisation or dropout in these networks: a process would see only its own part."""
-    options = {"env": os.environ | ALONE, "capture_output": True, "text": True, "check": False}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    both = answers(subprocess.run([*launch, *command(tmp_path / "two", "fcn", "vit")], **options))  # type: ignore[call-overload]
-    alone = answers(subprocess.run([sys.executable, *command(tmp_path / "one", "fcn", "vit")], **options))  # type: ignore[call-overload]
-    assert [each["name"] for each in alone] == ["fcn", "vit"]
-    for expected in alone:
-        found = [each for each in both if each["name"] == expected["name"]]
-        assert len(found) == 2
-        assert found[0] == found[1]
-        losses = expected["train_loss"]
-        assert found[0]["train_loss"] == pytest.approx(losses, rel=1e-3)
-        assert losses[-1] < losses[0]  # type: ignore[index, operator]
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('epochs = 3\nbatch_size = 64\nlr = 0.05\nweight_decay = 1e-3\nprecision = "fp32"\naugment = ["crop"]\n')
+    train = ("train", "--model", name, "--input-size", str(EDGE), "--recipe", str(recipe), "--torch-device", "cpu")
+    both = typed(*train, "--out", str(tmp_path / "two"), launcher=TWO)
+    alone = typed(*train, "--out", str(tmp_path / "one"))
+    assert alone.returncode == 0, alone.stderr
+    assert both.returncode == 0, both.stderr
+    expected = losses(tmp_path / "one")
+    assert expected[2] < expected[0]
+    assert losses(tmp_path / "two") == pytest.approx(expected, rel=1e-3)
+    files = {path.name for path in (tmp_path / "one").iterdir()}
+    assert {path.name for path in (tmp_path / "two").iterdir()} == files  # one process owns the folder
+    assert both.stdout.count("trained.safetensors") == alone.stdout.count("trained.safetensors") == 1  # and tells of it
+    again = typed(*train, "--out", str(tmp_path / "two"), launcher=TWO)
+    assert again.returncode == 0, again.stderr
+    assert "cached" in again.stderr  # the others do not wait for a training that is done
+
+
+@pytest.mark.slow
+def test_a_build_of_two_processes_goes_on_with_the_first(tmp_path: Path) -> None:
+    out = tmp_path / "build"
+    common = ("--model", "fcn", "--input-size", str(EDGE), "--epochs", "1", "--torch-device", "cpu", "--out", str(out))
+    forecast = typed("train", *common, "--dry-run", "--json", launcher=TWO)
+    assert forecast.returncode == 0, forecast.stderr
+    assert json.loads(forecast.stdout)["epochs"] == 1  # told once
+    assert not out.exists()
+    done = typed("compress", *common, launcher=TWO)
+    assert done.returncode == 0, done.stderr
+    assert (out / "compressed.safetensors").exists()
+    assert done.stdout.count(str(out / "compressed.safetensors")) == 1
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_all(tmp_path: Path) -> None:
+    common = ("--model", "fcn", "--input-size", str(EDGE), "--epochs", "1", "--torch-device", "cpu", "--lr", "1e9")
+    failed = typed("train", *common, "--out", str(tmp_path / "build"), launcher=TWO)
+    assert failed.returncode != 0
+    assert "no longer numbers" in failed.stderr
+    assert "raise TrainingDiverged" not in failed.stderr  # no traceback of ours
+    with BuildFolder(tmp_path / "build").held():
+        pass  # the folder is free again
 
 
 def test_a_training_killed_in_an_epoch_resumes_to_the_same_weights(tmp_path: Path) -> None:
     """SIGKILL between two steps; the last whole epoch is all there is. One thread in both: sums are rounded alike."""
     recipe = RECIPE.model_copy(update={"epochs": 5, "ema": 0.9})
-    arguments = [sys.executable, *command(tmp_path / "killed", "normalised", recipe=recipe)]
+    arguments = [sys.executable, __file__, str(tmp_path / "killed"), recipe.model_dump_json()]
     process = subprocess.Popen(arguments, env=os.environ | ALONE | {"SLOWLY": "1"}, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (tmp_path / "killed" / LAST).exists():
@@ -73,52 +110,34 @@ def test_a_training_killed_in_an_epoch_resumes_to_the_same_weights(tmp_path: Pat
     time.sleep(0.05)  # steps take 20 ms: this is in the midst of an epoch
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    resumed = training("normalised", recipe, tmp_path / "killed")
-    whole = training("normalised", recipe, tmp_path / "whole")
+    resumed = training(recipe, tmp_path / "killed")
+    whole = training(recipe, tmp_path / "whole")
     assert whole["first_epoch"] == 1
     assert 1 < resumed["first_epoch"] <= 5  # type: ignore[operator]
     assert resumed["weights_sha256"] == whole["weights_sha256"]
 
 
-def build(name: str) -> tuple[nn.Module, Dataset]:
+def network() -> nn.Module:
     torch.manual_seed(0)
-    if name != "normalised":
-        spec = find_model(name)
-        return spec.build(10, EDGE), data(spec.channels)
     layers = (nn.Conv2d(1, 12, 3, bias=False), nn.BatchNorm2d(12), nn.ReLU(), nn.Dropout(0.1), nn.Flatten(), nn.Linear(432, 10))
-    return nn.Sequential(*layers), data(1)
+    return nn.Sequential(*layers)
 
 
-def training(name: str, recipe: Recipe, folder: Path) -> dict[str, object]:
-    module, dataset = build(name)
+def training(recipe: Recipe, folder: Path) -> dict[str, object]:
     epochs: list[EpochRecord] = []
     trained = train(
-        module,
-        dataset,
+        network(),
+        data(),
         recipe,
         folder,
         evaluate=lambda _: Accuracy(metric="score", split="validation", correct=1.0, total=1),
-        model_name=name,
+        model_name="normalised",
         device="cpu",
         on_epoch=epochs.append,
         on_progress=(lambda *_: time.sleep(0.02)) if "SLOWLY" in os.environ else None,
     )
-    return {
-        "name": name,
-        "first_epoch": epochs[0].epoch if epochs else None,
-        "train_loss": [each.train_loss for each in trained.record.epochs],
-        "weights_sha256": trained.record.weights_sha256,
-    }
+    return {"first_epoch": epochs[0].epoch if epochs else None, "weights_sha256": trained.record.weights_sha256}
 
 
-def main() -> None:
-    """Trainings in a process of their own: FOLDER RECIPE NAME..."""
-    folder, recipe, *names = sys.argv[1:]
-    for name in names:
-        place = Path(folder) / name if len(names) > 1 else Path(folder)
-        answer = training(name, Recipe.model_validate_json(recipe), place)
-        print(json.dumps(answer) + "\n", end="", flush=True)  # in one write: two processes share the pipe
-
-
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # a training in a process of its own: FOLDER RECIPE
+    training(Recipe.model_validate_json(sys.argv[2]), Path(sys.argv[1]))
