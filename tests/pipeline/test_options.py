@@ -7,7 +7,7 @@ import pytest
 from lorita_deploy.errors import BadRecord, LoritaDeployError, UnknownName
 from lorita_deploy.pipeline import build, make_options, read_config
 from lorita_deploy.pipeline.options import DEFAULT_MAX_DROP, milliseconds
-from lorita_deploy.records import Recipe
+from lorita_deploy.records import Phase, Recipe
 
 
 @pytest.mark.parametrize(("text", "expected"), [("2.5ms", 2.5), ("900us", 0.9), ("0.01s", 10.0), ("3", 3.0), (" 4 ms", 4.0)])
@@ -51,6 +51,16 @@ def test_recipe_takes_only_what_was_given():
     default = Recipe(epochs=7, batch_size=64, lr=0.1, weight_decay=1e-3)
     changed = make_options(model="vgg16", epochs=3, weight_decay=0.0, seed=5).recipe_from(default)
     assert (changed.epochs, changed.weight_decay, changed.seed, changed.lr) == (3, 0.0, 5, 0.1)
+
+
+def test_phases_move_with_the_epochs():
+    phases = (Phase(start=15, weight_decay=0.0), Phase(start=20, depth=2))
+    default = Recipe(epochs=20, batch_size=64, lr=0.1, weight_decay=1e-3, phases=phases)
+    for epochs, starts in ((20, [15, 20]), (40, [29, 39]), (10, [8, 10]), (5, [4, 5])):
+        changed = make_options(model="vgg16", epochs=epochs).recipe_from(default)
+        assert [phase.start for phase in changed.phases] == starts
+    with pytest.raises(LoritaDeployError, match="one after the other"):
+        make_options(model="vgg16", epochs=1).recipe_from(default)
 
 
 def test_config_file(tmp_path):

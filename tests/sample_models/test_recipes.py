@@ -23,7 +23,8 @@ MODELS = ("fcn", "resnet20", "vgg11", "vgg16", "vit")
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_has_a_fast_and_a_published_recipe(name: str) -> None:
     spec = find_model(name)
-    assert list(spec.recipes) == ["fast", "paper"]
+    assert next(iter(spec.recipes)) == "fast"
+    assert {"annealed", "paper"} <= spec.recipes.keys()
     assert spec.recipe == spec.recipe_called("fast") == spec.recipe_called(None)
     paper = spec.recipe_called("paper")
     assert (paper.lr, paper.momentum, paper.weight_decay, paper.batch_size, paper.epochs) == (0.01, 0.9, 1e-3, 128, 300)
@@ -33,6 +34,17 @@ def test_every_model_has_a_fast_and_a_published_recipe(name: str) -> None:
     assert fast.epochs <= 20
     assert fast.precision == "auto"  # bf16 where it pays
     assert fast.depth == paper.depth == 3
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_annealed_recipe_is_the_fast_one_without_decay_in_its_last_third(name: str) -> None:
+    spec = find_model(name)
+    annealed = spec.recipe_called("annealed")
+    assert annealed.model_copy(update={"phases": ()}) == spec.recipe
+    decays = [annealed.weight_decay_at(epoch) for epoch in range(1, annealed.epochs + 1)]
+    last = round(annealed.epochs / 3)
+    assert decays == [spec.recipe.weight_decay] * (annealed.epochs - last) + [0.0] * last
+    assert {annealed.depth_at(epoch) for epoch in range(1, annealed.epochs + 1)} == {3}
 
 
 def test_what_a_build_without_options_trains_by() -> None:

@@ -104,6 +104,18 @@ def test_a_stopped_training_resumes_across_phases(
     assert depth_of(resumed.module) == recipe.depth_at(resumed.record.best_epoch)
 
 
+def test_without_decay_in_the_end_faded_directions_stay_so_and_the_loss_falls(digits: Dataset, tmp_path: Path) -> None:
+    """What the annealed recipes rest on: the same training up to the phase, then a lower loss at no higher rank."""
+    constant = RECIPE.model_copy(
+        update={"epochs": 12, "batch_size": 32, "lr": 0.1, "weight_decay": 1e-2, "schedule": "cosine", "phases": ()}
+    )
+    annealed = constant.model_copy(update={"phases": (Phase(start=9, weight_decay=0.0),)})
+    kept, freed = (run(digits, tmp_path / name, r).record.epochs for name, r in (("kept", constant), ("freed", annealed)))
+    assert [each.train_loss for each in freed[:8]] == [each.train_loss for each in kept[:8]]
+    assert freed[-1].train_loss < kept[-1].train_loss
+    assert freed[-1].rank_fraction <= freed[7].rank_fraction < freed[0].rank_fraction
+
+
 def test_the_best_weights_may_be_of_an_earlier_phase(digits: Dataset, tmp_path: Path) -> None:
     values = iter([0.2, 0.9, 0.5, 0.6])
 
