@@ -91,7 +91,10 @@ def resume(
     path = folder / LAST
     if not path.exists():
         return Progress()
-    tensors = read_weights(path)
+    try:
+        tensors = read_weights(path)
+    except BadCheckpoint as error:
+        raise BadCheckpoint(error.what, where=path, fix=f"{FRESH}: the training starts over") from error
     header = _header(path)
     found = header.get("identity")
     if found != identity:

@@ -90,7 +90,9 @@ def rank_fraction(model: nn.Module) -> float:
     """
     shares = []
     for layer in _suitable(model).values():
-        composition = layer.parametrizations.weight[0] if _is_factored(layer) else None  # type: ignore[union-attr, index]
+        composition: Composition | None = None
+        if _is_factored(layer):
+            composition = layer.parametrizations.weight[0]  # type: ignore[union-attr, index, assignment]
         weight: Tensor = layer.weight.detach()  # type: ignore[union-attr, operator, assignment]
         matrices = (composition.matrices(weight) if composition else smaller_side_first(weight)).double()
         s2 = torch.linalg.eigvalsh(matrices @ matrices.mT)
@@ -110,7 +112,7 @@ def _is_factored(layer: nn.Module) -> bool:
 
 def _projections(model: nn.Module) -> dict[str, tuple[int, bool]]:
     """The layers of attentions, each with how many heads it has and whether these are columns of its weight."""
-    found = {}
+    found: dict[str, tuple[int, bool]] = {}
     for each in attentions(model):
         found |= {name: (each.heads, name == each.o) for name in (each.q, each.k, each.v, each.o)}
     return found

@@ -52,7 +52,7 @@ def _classification(recipe: Recipe, dataset: Dataset) -> Loss:
             raise BadData(
                 f"the network tells {logits.shape[-1]} classes apart, the data has {classes}",
                 where=dataset.summary.name,
-                fix="build the network for as many classes as the data has",
+                fix=f"build the network for {classes} classes (--classes {classes}, or leave the option out)",
             )
         return cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
 

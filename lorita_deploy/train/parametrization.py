@@ -110,7 +110,8 @@ class HeadComposition(Composition):
 
     def matrices(self, weight: Tensor) -> Tensor:
         """(heads, d, D)."""
-        return (weight.T if self.columns else weight).unflatten(0, (self.heads, -1))
+        rows = weight.T if self.columns else weight
+        return rows.reshape(self.heads, -1, rows.shape[1])
 
     def _weight_of(self, matrices: Tensor, shape: torch.Size) -> Tensor:
         rows = matrices.flatten(0, 1)

@@ -178,6 +178,7 @@ def test_a_damaged_checkpoint_is_named(digits: Dataset, tmp_path: Path, damage: 
     with pytest.raises(BadCheckpoint) as caught:
         run(digits, tmp_path, recipe)
     assert caught.value.where == str(path)
+    assert "--fresh" in caught.value.fix
 
 
 # ---------------------------------------------------------------------------------------------- bad input
@@ -217,7 +218,7 @@ def test_no_weight_decay_is_warned_of_only_where_there_are_factors(digits: Datas
 
 
 def test_too_few_outputs_for_the_classes(digits: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(BadData, match="7 classes apart, the data has 10"):
+    with pytest.raises(BadData, match=r"7 classes apart, the data has 10\n.*\n.*--classes 10"):
         run(digits, tmp_path, module=small(7))
 
 
