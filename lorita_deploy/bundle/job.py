@@ -55,7 +55,7 @@ def read_job(path: str, changes: Optional[Json] = None, check: bool = True) -> J
         with open(path, encoding="utf-8") as file:
             body = json.load(file)
         schema = body.pop("schema", None)
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise JobError("cannot be read: %s" % error, path, "run inside an unpacked bundle, or give --job FILE")
     if schema not in (JOB, MANIFEST):
         raise JobError("schema is %r, expected %s or %s" % (schema, JOB, MANIFEST), path, "use the runner of the same release")
@@ -69,7 +69,9 @@ def read_job(path: str, changes: Optional[Json] = None, check: bool = True) -> J
         job["artifacts"] = [_with_defaults(each, ARTIFACT, ("name", "path", "sha256")) for each in job["artifacts"]]
         names = [artifact["name"] for artifact in job["artifacts"]]
         files = [(each["path"], each["sha256"]) for each in job["artifacts"] + job.pop("files", [])]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if not all(isinstance(text, str) for text in names + [text for pair in files for text in pair]):
+            raise ValueError("names, paths and digests are text")
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise JobError("an entry is missing, unknown or of the wrong type: %s" % error, path, "write the file again")
     if not names or len(set(names)) < len(names) or not all(re.match(r"[\w.-]+\Z", name) for name in names):
         raise JobError("artifacts need distinct plain names, at least one: %s" % names, path, "write the file again")
@@ -122,7 +124,10 @@ def _from_manifest(manifest: Json, runtime: Optional[str]) -> Json:
 def inside(folder: str, path: str) -> str:
     """``path`` under ``folder``, links followed. Raises `JobError` where it leads out of it."""
     root = os.path.realpath(folder)
-    found = os.path.realpath(os.path.join(root, path))
+    try:
+        found = os.path.realpath(os.path.join(root, path))
+    except ValueError as error:  # a zero byte, half a letter
+        raise JobError("this is no path: %s" % error, repr(path), "paths must be relative and stay inside %s" % root)
     if os.path.isabs(path) or not found.startswith(root + os.sep):
         raise JobError("this path leads out of the folder", path, "paths must be relative and stay inside %s" % root)
     return found

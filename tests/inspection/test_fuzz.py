@@ -1,7 +1,4 @@
-"""Mutated files: a reader answers, or says what is wrong; it never crashes and never hangs.
-
-The fast tier tries a few hundred mutations of each kind, the slow one 10,000.
-"""
+"""Mutated artifacts and targets: a reader answers, or says what is wrong; it never crashes and never hangs."""
 
 import copy
 import struct
@@ -12,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import strategies as st
+from mutations import PLACE, clear, edits, mutated, positions, tiers, written
 from onnx import TensorProto, helper, numpy_helper
 from small_onnx import write_small_onnx
 
@@ -24,92 +22,8 @@ from lorita_deploy.records import EngineSummary
 from lorita_deploy.report import facts
 from lorita_deploy.targets import load_target, read_target, with_profile
 
-FEW, MANY = 200, 10_000
-SLOWEST_S = 5
-"""One file of some kilobytes; a reader that takes longer than this hangs."""
 TARGETS = Path(str(resources.files("lorita_deploy") / "targets"))
 BOARDS = tuple(load_target(name) for name in ("jetson-nano", "jetson@jp6.2", "jetson-thor@jp7.2-trt11", "cpu"))
-
-
-def tiers(*strategies):
-    """Run a property with few examples, and as a slow test with many (the same each time)."""
-
-    def both(check):
-        def run(count):
-            quiet = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
-            given_settings = settings(
-                max_examples=count, deadline=SLOWEST_S * 1000, derandomize=True, database=None, suppress_health_check=quiet
-            )
-            given_settings(given(*strategies)(check))()
-
-        @pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
-        def test(count, scratch):
-            run(count)
-
-        test.__name__ = check.__name__
-        test.__doc__ = check.__doc__
-        return test
-
-    return both
-
-
-PLACE: list[Path] = []
-
-
-@pytest.fixture
-def scratch(tmp_path):
-    """Where the mutated files are written; hypothesis' examples share it."""
-    PLACE[:] = [tmp_path]
-    return tmp_path
-
-
-def written(name, content):
-    path = PLACE[0] / name
-    path.write_bytes(content)
-    return path
-
-
-# ---------------------------------------------------------------------------------------------- bytes
-
-positions = st.integers(0, 2**20)
-edits = st.lists(
-    st.one_of(
-        st.tuples(st.just("overwrite"), positions, st.binary(min_size=1, max_size=8)),
-        st.tuples(st.just("insert"), positions, st.binary(min_size=1, max_size=40)),
-        st.tuples(st.just("delete"), positions, st.integers(1, 200)),
-        st.tuples(st.just("repeat"), positions, st.integers(1, 200)),
-        st.tuples(st.just("cut"), positions, st.none()),
-        st.tuples(
-            st.just("number"), positions, st.sampled_from([0, 1, 127, 128, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1])
-        ),
-    ),
-    max_size=6,
-)
-
-
-def mutated(content, changes):
-    for kind, position, what in changes:
-        at = position % (len(content) + 1)
-        if kind == "overwrite":
-            content = content[:at] + what + content[at + len(what) :]
-        elif kind == "insert":
-            content = content[:at] + what + content[at:]
-        elif kind == "delete":
-            content = content[:at] + content[at + what :]
-        elif kind == "repeat":
-            content = content[:at] + content[at : at + what] * 2 + content[at + what :]
-        elif kind == "cut":
-            content = content[:at]
-        else:
-            packed = struct.pack("<Q", what)
-            content = content[:at] + packed + content[at + 8 :]
-    return content
-
-
-def clear(error, path):
-    assert error.what
-    assert error.exit_code == 2
-    assert str(path) in str(error)
 
 
 def answers(path):

@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 from click.testing import CliRunner
+from published_schemas import obeys
 
 from lorita_deploy.cli import cli
 from lorita_deploy.pipeline import build
@@ -39,6 +40,10 @@ def test_a_front_from_the_fastest_to_nearly_dense(priced):
     assert "estimated" in (priced / "pareto.md").read_text()
     picture = ElementTree.parse(priced / "pareto.svg")
     assert len(picture.findall(".//{*}path")) == len(front.points) + 1, "a mark for each plan, and one for dense"
+
+
+def test_what_training_was_obeys_its_schema(priced):
+    assert obeys(priced / "trained.json") == "trained"
 
 
 def test_groups_on_offer_are_priced_and_planned(priced):
