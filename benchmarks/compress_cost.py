@@ -3,8 +3,8 @@
     python benchmarks/compress_cost.py [NAME ...]        writes benchmarks/compress_cost.json and, from it, .md, row by row
 
 fcn, resnet20 and vgg16 are trained on digits first, which is not counted; ResNet50 at 224 pixels has random weights and 64
-calibration images. The peak is the process's so far, training included. Run it alone. What zoo.py recorded of its networks, with
-32 calibration images, stands in a second table.
+calibration images. The peak is the process's so far, training included. Run it alone. What zoo.py recorded of its networks,
+with 32 calibration images, stands in a second table.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def write_bundle(
         runtime=runtime,
         accuracy=dict(accuracy or {}),
         tolerances=dict(tolerances or {}),
-        further=further,
+        further={name: tuple(found) for name, found in further.items()},
     )
     manifest.save(folder / MANIFEST)
     return manifest
