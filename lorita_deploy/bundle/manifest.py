@@ -99,8 +99,8 @@ def write_bundle(
     if folder.exists() and any(folder.iterdir()):
         raise BadArtifact("the folder for the bundle is not empty", where=folder, fix="remove it, or choose another")
     contents: dict[str, bytes] = {}
-    further = {name: tuple(each) for name, each in (further or {}).items()}
-    for artifact in (*artifacts, *(each for group in further.values() for each in group)):
+    others = {name: tuple(each) for name, each in (further or {}).items()}
+    for artifact in (*artifacts, *(each for group in others.values() for each in group)):
         contents[artifact.path] = _read_artifact(artifact, artifact_root)
     for name, runner in (runners or {}).items():
         contents[file_of(name)] = runner.read_bytes()
@@ -130,7 +130,7 @@ def write_bundle(
         runtime=runtime,
         accuracy=dict(accuracy or {}),
         tolerances=dict(tolerances or {}),
-        further={name: tuple(found) for name, found in further.items()},
+        further=others,
     )
     manifest.save(folder / MANIFEST)
     return manifest
