@@ -182,19 +182,23 @@ HELP = ["build", "train", "verify", "bench", "compare", "inspect", "doctor", "mo
 
 @pytest.mark.parametrize("command", ["", *HELP])
 def test_help_loads_nothing_heavy_and_is_quick(command):
-    before = os.times()
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE.format(heavy=HEAVY), *command.split(), "--help"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    after = os.times()
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.strip() == "[]", "torch and its like are imported where they are needed, inside functions"
-    assert "Usage: lorita-deploy" in done.stdout
-    # Processor time: wall time would judge the other processes of this machine.
-    assert (after.children_user - before.children_user) + (after.children_system - before.children_system) < 1.0
+    def seconds() -> float:
+        """Of processor time: wall time would judge the other processes of this machine."""
+        before = os.times()
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE.format(heavy=HEAVY), *command.split(), "--help"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        after = os.times()
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.strip() == "[]", "torch and its like are imported where they are needed, inside functions"
+        assert "Usage: lorita-deploy" in done.stdout
+        return (after.children_user - before.children_user) + (after.children_system - before.children_system)
+
+    # Processor time too grows where two threads share a core: what counts is what it can be.
+    assert min(seconds() for _ in range(3)) < 1.0
 
 
 def test_importing_the_package_loads_nothing_heavy():

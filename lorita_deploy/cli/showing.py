@@ -85,7 +85,7 @@ def offers_of(record: Document, path: Path, layer: str) -> Table:
         )
     names = [choice.layer for choice in record.choices]
     if layer not in names:
-        raise UnknownName("layer", layer, names)
+        raise UnknownName("layer", layer, names, fix="inspect the plan without --layer to see them all")
     return networks.offers(record, layer, candidates.candidates, prices)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import PlanMismatch
 from ..forms import at_widths
@@ -25,6 +26,9 @@ from ..records import (
 from .knapsack import MARGIN, Objective, Pick, Table
 
 __all__ = ["MARGIN", "Objective", "Solution", "check_plan", "dense", "fastest", "make_plan", "solve"]
+
+UNITS: dict[Objective, str] = {"latency": "us", "macs": "multiply-adds", "params": "parameters"}
+"""What budgets count."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def solve(
     cheapest = table.cheapest(time_limit_s)
     least = table.fixed + cheapest.cost
     if least > budget_us:
-        return _out_of_reach(table, cheapest, budget_us, least)
+        return _out_of_reach(table, cheapest, budget_us, least, UNITS[objective])
     return _solution(table, table.least_loss(budget_us - table.fixed, time_limit_s))
 
 
@@ -118,12 +122,12 @@ def _solution(table: Table, pick: Pick, *, feasible: bool = True, note: str = ""
     )
 
 
-def _out_of_reach(table: Table, cheapest: Pick, budget: float, least: float) -> Solution:
+def _out_of_reach(table: Table, cheapest: Pick, budget: float, least: float, unit: str) -> Solution:
     heaviest = sorted(cheapest.offers, key=lambda offer: -offer.cost)[:3]
     binding = ", ".join(f"{offer.candidate.layer} ({offer.cost / least:.0%})" for offer in heaviest)
     note = (
-        f"a budget of {budget:.6g} cannot be met: the nearest is {least:.6g} with every layer in its fastest form, "
-        f"of which {table.fixed / least:.0%} is outside the layers; the layers that bind: {binding}"
+        f"a budget of {budget:.6g} {unit} cannot be met: the nearest is {least:.6g}, with every layer in its cheapest form; "
+        f"of that {table.fixed / least:.0%} is outside the layers; the layers that bind: {binding}"
     )
     return _solution(table, cheapest, feasible=False, note=note)
 
@@ -165,11 +169,17 @@ def make_plan(
 
 
 def check_plan(
-    plan: Plan, layers: Iterable[Layer], network_sha256: str, target: str, groups: Sequence[GroupCalibration] = ()
+    plan: Plan,
+    layers: Iterable[Layer],
+    network_sha256: str,
+    target: str,
+    groups: Sequence[GroupCalibration] = (),
+    *,
+    where: Path | str = "plan",
 ) -> None:
     """Whether ``plan`` was made for these layers, these weights and this target. Raises `PlanMismatch` with what differs.
 
-    ``groups`` are the channel groups of the network that may become narrower.
+    ``groups`` are the channel groups of the network that may become narrower; ``where`` is what the error calls the plan.
     """
     layers = tuple(layers)
     geometries = {layer.name: layer.geometry for layer in layers}
@@ -203,7 +213,7 @@ def check_plan(
         findings.append("made for other weights of the same architecture")
     if findings:
         raise PlanMismatch(
-            "; ".join(findings), where="plan", fix="let lorita-deploy plan write it anew for this network and target"
+            "; ".join(findings), where=where, fix="let lorita-deploy plan write it anew for this network and target"
         )
 
 

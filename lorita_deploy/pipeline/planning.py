@@ -54,7 +54,7 @@ def given_plan(build: Build, path: Path) -> Plan:
     """A plan from a file. Raises `BadRecord`, `PlanMismatch`."""
     plan = Plan.load(path)
     groups = build.calibration.record.groups
-    check_plan(plan, build.collapsed.layers, build.collapsed.weights_sha256, build.target.name, groups)
+    check_plan(plan, build.collapsed.layers, build.collapsed.weights_sha256, build.target.name, groups, where=path)
     return plan
 
 
