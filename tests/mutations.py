@@ -144,3 +144,38 @@ def rewritten(body, changes):
             other = keys[(way[-1] + 1) % len(keys)]
             place[key], place[other] = place[other], place[key]
     return body
+
+
+def line_edits(values, word=20):
+    """Changes for `edited_lines`; ``values`` are what keys are given."""
+    places = st.integers(0, 40)
+    return st.lists(
+        st.one_of(
+            st.tuples(st.just("value"), places, values),
+            st.tuples(st.sampled_from(["drop", "again"]), places, st.none()),
+            st.tuples(st.just("swap"), places, places),
+            st.tuples(st.sampled_from(["text", "table"]), places, st.text(max_size=word)),
+        ),
+        max_size=4,
+    )
+
+
+def edited_lines(text, changes):
+    """The bytes of a TOML file whose lines were changed."""
+    lines = text.splitlines()
+    for kind, place, what in changes:
+        at = place % max(1, len(lines))
+        if kind == "value" and lines and "=" in lines[at]:
+            lines[at] = f"{lines[at].split('=')[0]}= {what}"
+        elif kind == "drop":
+            del lines[at : at + 1]
+        elif kind == "again":
+            lines[at:at] = lines[at : at + 1]
+        elif kind == "swap" and lines:
+            other = what % len(lines)
+            lines[at], lines[other] = lines[other], lines[at]
+        elif kind == "text":
+            lines.insert(at, what)
+        elif kind == "table":
+            lines.insert(at, f"[{what or 'a'}]")
+    return "\n".join(lines).encode(errors="surrogatepass")

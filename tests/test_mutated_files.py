@@ -6,7 +6,7 @@ import zipfile
 import pytest
 import torch
 from hypothesis import strategies as st
-from mutations import PLACE, clear, edits, mutated, tiers, written
+from mutations import PLACE, clear, edited_lines, edits, line_edits, mutated, tiers, written
 from safetensors.torch import save
 from torch import nn
 
@@ -52,34 +52,11 @@ values = st.sampled_from(
         *("[" * 2000, "[" * 300 + "]" * 300, "{ start = 2 }", '"\\u0000"', "0x7fffffffffffffff", "[{ start = 3 }]"),
     ]
 )
-line_edits = st.lists(
-    st.tuples(
-        st.sampled_from(["value", "value", "drop", "again", "text", "table"]), st.integers(0, 40), values, st.text(max_size=20)
-    ),
-    max_size=4,
-)
 
 
-def rewritten(text, changes):
-    lines = text.splitlines()
-    for kind, place, value, word in changes:
-        at = place % max(1, len(lines))
-        if kind == "value" and lines and "=" in lines[at]:
-            lines[at] = f"{lines[at].split('=')[0]}= {value}"
-        elif kind == "drop":
-            del lines[at : at + 1]
-        elif kind == "again":
-            lines[at:at] = lines[at : at + 1]
-        elif kind == "text":
-            lines.insert(at, word)
-        elif kind == "table":
-            lines.insert(at, f"[{word or 'a'}]")
-    return "\n".join(lines).encode(errors="surrogatepass")
-
-
-@tiers(line_edits, edits.map(lambda each: each[:1]))
+@tiers(line_edits(values), edits.map(lambda each: each[:1]))
 def test_recipes(changes, byte_changes):
-    path = written("mine.toml", mutated(rewritten(RECIPE, changes), byte_changes if len(changes) % 2 else []))
+    path = written("mine.toml", mutated(edited_lines(RECIPE, changes), byte_changes if len(changes) % 2 else []))
     try:
         found = read_recipe(path)
     except BadRecord as error:
@@ -89,9 +66,9 @@ def test_recipes(changes, byte_changes):
     assert found.lasting(7).epochs == 7
 
 
-@tiers(line_edits, edits.map(lambda each: each[:1]))
+@tiers(line_edits(values), edits.map(lambda each: each[:1]))
 def test_options(changes, byte_changes):
-    path = written("build.toml", mutated(rewritten(OPTIONS, changes), byte_changes if len(changes) % 2 else []))
+    path = written("build.toml", mutated(edited_lines(OPTIONS, changes), byte_changes if len(changes) % 2 else []))
     try:
         options = read_config(path)
     except LoritaDeployError as error:

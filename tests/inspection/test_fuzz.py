@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from hypothesis import strategies as st
-from mutations import PLACE, clear, edits, mutated, positions, tiers, written
+from mutations import PLACE, clear, edited_lines, edits, line_edits, mutated, positions, tiers, written
 from onnx import TensorProto, helper, numpy_helper
 from small_onnx import write_small_onnx
 
@@ -240,36 +240,16 @@ values = st.sampled_from(
         "{ fp32 = 0 }",
     ]
 )
-line_edits = st.lists(
-    st.one_of(
-        st.tuples(st.just("value"), small, values),
-        st.tuples(st.just("drop"), small, st.none()),
-        st.tuples(st.just("again"), small, st.none()),
-        st.tuples(st.just("swap"), small, small),
-        st.tuples(st.just("text"), small, st.text(max_size=30)),
-    ),
-    max_size=4,
+
+
+@tiers(
+    st.sampled_from(sorted(path.name for path in TARGETS.glob("*.toml"))),
+    line_edits(values, word=30),
+    edits.map(lambda each: each[:1]),
 )
-
-
-@tiers(st.sampled_from(sorted(path.name for path in TARGETS.glob("*.toml"))), line_edits, edits.map(lambda each: each[:1]))
 def test_target_files(name, changes, byte_changes):
     """Mutated target files are read whole, or refused with the file named."""
-    lines = (TARGETS / name).read_text().splitlines()
-    for kind, place, what in changes:
-        at = place % max(1, len(lines))
-        if kind == "value" and lines and "=" in lines[at]:
-            lines[at] = f"{lines[at].split('=')[0]}= {what}"
-        elif kind == "drop":
-            del lines[at : at + 1]
-        elif kind == "again":
-            lines[at:at] = lines[at : at + 1]
-        elif kind == "swap" and lines:
-            other = what % len(lines)
-            lines[at], lines[other] = lines[other], lines[at]
-        elif kind == "text":
-            lines.insert(at, what)
-    content = "\n".join(lines).encode(errors="surrogatepass")
+    content = edited_lines((TARGETS / name).read_text(), changes)
     path = written("mine.toml", mutated(content, byte_changes) if len(changes) % 2 else content)
     try:
         found = read_target(path)
