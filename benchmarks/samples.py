@@ -1,6 +1,8 @@
 """Trains the networks that ship, N = 3, the same at N = 2, and their twins without LoRITa, N = 1.
 
-    python benchmarks/samples.py MODEL --data folder:DIR --dataset NAME --folder RUNS [--seeds 3] [--epochs E] [--ship]
+    python benchmarks/samples.py MODEL --data folder:DIR --dataset NAME --folder RUNS [--seeds 3] [--ship]
+
+All are trained by the recipe ``sample``; --depths, --epochs and --compile take fewer networks, or less time.
 
 A run is a build up to the collapsed network in a folder of its own under RUNS: stopped, it goes on where it was. The decay of
 the twin is its own: most right validation images, at seed 0. Test images are recorded and decide nothing. With
@@ -39,8 +41,14 @@ def run(given: argparse.Namespace, depth: int, decay: float | None, seed: int) -
 
     name = f"{given.model}-n{depth}" + (f"-decay{decay:g}" if decay else "") + f"-seed{seed}"
     folder = Path(given.folder) / name
-    options = {"model": given.model, "data": given.data, "depth": depth, "weight_decay": decay, "seed": seed}
-    asked = make_options(**options, epochs=given.epochs, out=str(folder))
+    options = {
+        "model": given.model,
+        "data": given.data,
+        "recipe": given.recipe,
+        "epochs": given.epochs,
+        "compile": given.compile,
+    }
+    asked = make_options(**options, depth=depth, weight_decay=decay, seed=seed, out=str(folder))
     build(asked, until="collapse")
     record = TrainRecord.load(folder / "trained.json")
     finished = Build(asked)
@@ -63,6 +71,17 @@ def run(given: argparse.Namespace, depth: int, decay: float | None, seed: int) -
     rows = keep(HERE / "samples.json", name, row)
     (HERE / "samples.md").write_text(document(rows))
     return folder, record
+
+
+def twins(given: argparse.Namespace) -> None:
+    """Networks without LoRITa: seed 0 with each decay, the others with the best of these."""
+    from lorita_deploy.ports import find_model
+
+    usual = find_model(given.model).recipe_called(given.recipe).weight_decay
+    found = {decay: run(given, 1, decay, 0)[1] for decay in (share * usual for share in DECAYS)}
+    best = max(found, key=lambda decay: max(epoch.validation.value for epoch in found[decay].epochs))
+    for seed in range(1, given.seeds):
+        run(given, 1, best, seed)
 
 
 def ship(given: argparse.Namespace, folder: Path) -> None:
@@ -146,21 +165,22 @@ def main() -> None:
     parser.add_argument("--dataset", required=True, help="what the data are called in the record")
     parser.add_argument("--folder", required=True, help="where runs are kept")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--recipe", default="sample")
+    parser.add_argument("--depths", type=int, nargs="+", default=[SHIPPED, 2, 1], help="which N, in this order")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--ship", action="store_true")
     given = parser.parse_args()
 
-    folder, record = run(given, SHIPPED, None, 0)
-    for seed in range(1, given.seeds):
-        run(given, SHIPPED, None, seed)
-    run(given, 2, None, 0)
-    decays = [share * record.recipe.weight_decay for share in DECAYS]
-    twins = {decay: run(given, 1, decay, 0)[1] for decay in decays}
-    best = max(twins, key=lambda decay: max(epoch.validation.value for epoch in twins[decay].epochs))
-    for seed in range(1, given.seeds):
-        run(given, 1, best, seed)
-    if given.ship:
-        ship(given, folder)
+    for depth in given.depths:
+        if depth == 1:
+            twins(given)
+            continue
+        folder = run(given, depth, None, 0)[0]
+        if given.ship and depth == SHIPPED:
+            ship(given, folder)
+        for seed in range(1, given.seeds if depth == SHIPPED else 1):
+            run(given, depth, None, seed)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from published_schemas import obeys
 from small_onnx import write_small_onnx
 
 from lorita_deploy.bundle import archive as archives
@@ -127,6 +128,7 @@ def test_a_runtime_that_is_only_preferred_is_replaced_and_that_is_said(tmp_path:
     done = subprocess.run(command, cwd=tmp_path / "bundle", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = Verification.load(tmp_path / "bundle/verification.json")
+    assert obeys(tmp_path / "bundle/verification.json") == "verification"
     assert found.settings.runtime == "onnxruntime"
     assert any("tensorrt cannot be used here" in warning for warning in found.warnings)
     assert "dense: golden outputs reproduced" in done.stdout

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from published_schemas import obeys
 from small_onnx import write_small_onnx
 
 from lorita_deploy import bundle
@@ -114,6 +115,7 @@ def test_profile_gives_the_time_of_every_node(folder: Path) -> None:
     done = start(folder, job(folder, tasks=["profile"], samples=30, result="profile.json"))
     assert done.returncode == 0, done.stderr
     profile = Profile.load(done.stdout.strip())
+    assert obeys(Path(done.stdout.strip())) == "profile"
     for artifact in profile.artifacts:
         assert artifact.runs == 30
         total = sum(node.us for node in artifact.nodes)

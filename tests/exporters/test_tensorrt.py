@@ -8,6 +8,7 @@ import json
 
 import pytest
 import torch
+from published_schemas import obeys
 from torch import nn
 
 from lorita_deploy.errors import BadArtifact, ExporterUnavailable
@@ -49,6 +50,7 @@ def test_nothing_stands_before_the_engine_and_its_gpus_are_recorded(tmp_path):
     RTX.export(dataclasses.replace(job, capabilities=("SM86",), workspace_bytes=64 << 20))
     assert (tmp_path / "dense.engine").read_bytes()[1:4] == b"trt"
     record = EngineRecord.load(tmp_path / "dense.engine.json")
+    assert obeys(tmp_path / "dense.engine.json") == "engine"
     assert record.gpus == ("SM86",)
     assert record.workspace_bytes == 64 << 20
     assert record.runtime == "tensorrt-rtx"
