@@ -1,6 +1,6 @@
 """Trains the networks that ship, N = 3, the same at N = 2, and their twins without LoRITa, N = 1.
 
-    python benchmarks/samples.py MODEL --data folder:DIR --dataset NAME --folder RUNS [--seeds 3] [--ship]
+    python benchmarks/samples.py MODEL --data cifar10 --dataset NAME --folder RUNS [--seeds 3] [--ship]
 
 All are trained by the recipe ``sample``; --depths, --epochs and --compile take fewer networks, or less time.
 
@@ -120,7 +120,8 @@ def ship(given: argparse.Namespace, folder: Path) -> None:
     SampleRecord(
         data=DataSummary.load(folder / "data.json"),
         trained=trained,
-        dataset=given.dataset,
+        dataset=given.name or given.data,
+        trained_on=given.dataset,
         test=accuracy(module, dataset.batches("test", 256), "test"),
         weights_sha256=hashlib.sha256(spec.sample.read_bytes()).hexdigest(),
         largest_difference=difference,
@@ -162,7 +163,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--data", required=True, help="folder:DIR, or a data set's name")
-    parser.add_argument("--dataset", required=True, help="what the data are called in the record")
+    parser.add_argument("--dataset", required=True, help="what the images are called in tables")
+    parser.add_argument("--name", help="the data set's name for users of what ships, where --data is a folder")
     parser.add_argument("--folder", required=True, help="where runs are kept")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--recipe", default="sample")

@@ -36,7 +36,7 @@ from ..records import (
 from ..targets import is_local, load_target
 from .acceptance import chosen_precision
 from .folder import BuildFolder
-from .given import data_given, weights_given
+from .given import data_given, dataset_given, weights_given
 from .options import BuildOptions
 from .stage import Stage as Stage
 from .watch import Watch as Watch
@@ -138,11 +138,7 @@ class Build:
 
     @cached_property
     def dataset(self) -> Dataset:
-        from ..train.datasets import load_dataset
-
-        assert self.data_name is not None
-        root = Path(self.options.data_root) if self.options.data_root else None
-        return load_dataset(self.data_name, shape=self.shape, seed=self.options.seed, root=root)
+        return dataset_given(self)
 
     @cached_property
     def data(self) -> DataSummary:

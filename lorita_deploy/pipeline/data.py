@@ -9,6 +9,7 @@ from typing import Any
 from ..records import DataSummary
 from .context import Build, Stage
 from .folder import key_of
+from .given import sample_given
 
 
 def _data_key(build: Build) -> dict[str, Any]:
@@ -59,6 +60,9 @@ def _summary(build: Build) -> DataSummary:
 
     channels = build.shape[0]
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
+    sample = sample_given(build)
+    if sample:
+        mean, std = sample.data.mean, sample.data.std
     total, count = hashlib.sha256(), 0
     limit = 2 * build.options.calibration_samples
     for batch in load_images(Path(build.options.calibration), shape=build.shape, mean=mean, std=std, limit=limit):

@@ -10,6 +10,7 @@ from ..records import SampleRecord
 from .options import DEFAULT_DATA
 
 if TYPE_CHECKING:
+    from ..train.splits import Dataset
     from .context import Build
 
 
@@ -31,6 +32,23 @@ def data_given(build: Build) -> str | None:
     options = build.options
     if options.data or options.calibration:
         return options.data
-    if options.sample and build.checkpoint:
-        return SampleRecord.load(build.checkpoint.with_suffix(".json")).dataset
-    return DEFAULT_DATA
+    sample = sample_given(build)
+    return sample.dataset if sample else DEFAULT_DATA
+
+
+def dataset_given(build: Build) -> Dataset:
+    """What `data_given` names, normalised as the shipped network wants it where that is asked for."""
+    from ..train.datasets import load_dataset
+
+    assert build.data_name is not None
+    root = Path(build.options.data_root) if build.options.data_root else None
+    found = load_dataset(build.data_name, shape=build.shape, seed=build.options.seed, root=root)
+    sample = sample_given(build)
+    return found.normalised(sample.data.mean, sample.data.std) if sample else found
+
+
+def sample_given(build: Build) -> SampleRecord | None:
+    """What is recorded of the model's own trained network, where that is asked for."""
+    if not build.options.sample or build.checkpoint is None:
+        return None
+    return SampleRecord.load(build.checkpoint.with_suffix(".json"))

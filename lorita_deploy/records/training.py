@@ -178,6 +178,8 @@ class SampleRecord(Document):
     trained: TrainRecord
     dataset: str
     """The data set's name for ``--data``."""
+    trained_on: str
+    """What its images are called in a table, such as CIFAR-10 (JPEG)."""
     test: Accuracy
     """Of the network as it is stored."""
     weights_sha256: str

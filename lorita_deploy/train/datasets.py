@@ -1,7 +1,8 @@
 """Data sets by name: split, described, kept in memory as uint8 (where it fits) so that loading is never the bottleneck.
 
     digits                                       scikit-learn's 1,797 handwritten digits; needs no file and no network
-    mnist, fashion-mnist, cifar10, cifar100      torchvision's loaders, from ``root`` or $LORITA_DATA
+    mnist, fashion-mnist, cifar10, cifar100      from ``root`` or $LORITA_DATA: torchvision's files, or else a folder NAME or an
+                                                 archive NAME-*.tar.gz of images; or else downloaded
     folder:PATH                                  train/<class>/*, with test/ and/or val/ beside train/
 
 Where a data set comes without a validation split, a tenth of each class (at most 5,000 images in all) is taken from
@@ -12,6 +13,9 @@ from __future__ import annotations
 
 import os
 import socket
+import tarfile
+import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,8 @@ from .splits import VALIDATION_SHARE, Augmentation, Dataset, ImageBatches, Split
 
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 KNOWN = ("digits", *TORCHVISION, "folder:PATH")
+
+CACHE = Path("~", ".cache", "lorita-deploy", "data")
 
 MEMORY_SHARE = 0.4
 """Of the free memory, that images kept as uint8 may take."""
@@ -102,18 +108,49 @@ def _digits(shape: Shape, seed: int) -> Dataset:
 def _torchvision(name: str, shape: Shape, seed: int, root: Path | str | None) -> Dataset:
     import torchvision.datasets
 
-    place = Path(root or os.environ.get("LORITA_DATA") or Path.home() / ".cache" / "lorita-deploy" / "data").expanduser()
+    place = Path(root or os.environ.get("LORITA_DATA") or CACHE).expanduser()
     loader = getattr(torchvision.datasets, TORCHVISION[name])
+    augment: tuple[Augmentation, ...] = ("crop",) if name == "mnist" else ("flip", "crop")
     try:
         parts = [loader(place, train=train, download=False) for train in (True, False)]
     except (RuntimeError, OSError):
+        tree = _image_tree(name, place)
+        if tree:
+            return _folder(tree, shape, seed, name=name, augment=augment)
         parts = [_download(loader, name, place, train) for train in (True, False)]
     classes = tuple(str(each) for each in parts[0].classes)
     whole, test = (Split(fit(_pixels(part.data), shape), torch.as_tensor(part.targets).long()) for part in parts)
     train, validation = carve(whole, VALIDATION_SHARE, seed)
     splits = {"train": train, "validation": validation, "test": test}
-    augment: tuple[Augmentation, ...] = ("crop",) if name == "mnist" else ("flip", "crop")
     return describe(name, f"torchvision {TORCHVISION[name]}", classes, shape, splits, augment)
+
+
+def _image_tree(name: str, place: Path) -> Path | None:
+    """The data set as an image folder beside torchvision's files; an archive of one is unpacked once, into the cache."""
+    if (place / name / "train").is_dir():
+        return place / name
+    for archive in sorted(place.glob(f"{name}-*.tar.gz")):
+        facts = archive.stat()
+        target = CACHE.expanduser() / f"{archive.name.removesuffix('.tar.gz')}-{facts.st_size}-{facts.st_mtime_ns}"
+        if not target.is_dir():
+            _unpack(archive, target)
+        return target
+    return None
+
+
+def _unpack(archive: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, ignore_cleanup_errors=True) as scratch:
+        try:
+            with tarfile.open(archive) as opened:
+                opened.extractall(scratch, filter="data")
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+            raise BadData(f"cannot be unpacked: {error}", where=archive, fix="copy the archive anew") from error
+        try:
+            Path(scratch).rename(target)
+        except OSError:
+            if not target.is_dir():  # another process was as fast
+                raise
 
 
 def _download(loader: Any, name: str, place: Path, train: bool) -> Any:
@@ -138,7 +175,9 @@ def _pixels(data: Any) -> Tensor:
     return images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2)
 
 
-def _folder(path: Path, shape: Shape, seed: int) -> Dataset:
+def _folder(
+    path: Path, shape: Shape, seed: int, *, name: str | None = None, augment: tuple[Augmentation, ...] = ("flip", "crop")
+) -> Dataset:
     if not path.is_dir():
         raise BadData("there is no such folder", where=path, fix="check the path behind folder:")
     places = {word: path / word for word in ("train", "val", "test") if (path / word).is_dir()}
@@ -171,7 +210,7 @@ def _folder(path: Path, shape: Shape, seed: int) -> Dataset:
         splits["train"], splits["validation"] = carve(splits["train"], VALIDATION_SHARE, seed)
         notes.append("validation taken from train/")
     splits = _in_memory(splits, shape)
-    return describe(f"folder:{path.name}", "; ".join(["image folder", *notes]), classes, shape, splits, ("flip", "crop"))
+    return describe(name or f"folder:{path.name}", "; ".join(["image folder", *notes]), classes, shape, splits, augment)
 
 
 def _class_folders(place: Path, classes: tuple[str, ...], shape: Shape) -> Split:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -102,6 +102,10 @@ class Dataset:
         if seed is not None:
             index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))]
         return Batches(chosen, index, batch_size, self.summary.mean, self.summary.std)
+
+    def normalised(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
+        """The same images, as a network that was trained elsewhere wants them."""
+        return replace(self, summary=self.summary.model_copy(update={"mean": mean, "std": std}))
 
 
 def carve(whole: Split, share: float, seed: int) -> tuple[Split, Split]:

@@ -169,13 +169,16 @@ def test_a_shipped_network_is_taken_with_its_data(dense: Path, tmp_path: Path, m
     weights = tmp_path / "tiny.safetensors"
     save_factored(read_weights(dense), {"4"}, weights, lambda _: True)
     trained, test = record(dense.parent), Accuracy(metric="accuracy", split="test", correct=1.0, total=1)
+    summary = DataSummary.load(dense.parent / "data.json")
+    elsewhere = summary.model_copy(update={"mean": (summary.mean[0] + 0.001,)})  # what the network was trained with counts
     shipped = SampleRecord(
-        data=DataSummary.load(dense.parent / "data.json"), trained=trained, dataset="digits", test=test,
+        data=elsewhere, trained=trained, dataset="digits", trained_on="digits", test=test,
         weights_sha256="0" * 64, largest_difference=0.0,
     )  # fmt: skip
     shipped.save(tmp_path / "tiny.json")
     monkeypatch.setattr(sys.modules[__name__], "TINY", dataclasses.replace(TINY, sample=weights))
     run(tmp_path / "build", until="collapse", sample=True)
+    assert DataSummary.load(tmp_path / "build" / "data.json").mean == shipped.data.mean
     assert not (tmp_path / "build" / "trained.json").exists()
     found, expected = (CollapsedRecord.load(folder / "collapsed.json") for folder in (tmp_path / "build", dense.parent))
     assert found.accuracy[0].total == expected.accuracy[0].total

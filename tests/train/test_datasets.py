@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -245,6 +246,53 @@ def test_torchvision_data_is_read_from_the_root(tmp_path: Path, monkeypatch: pyt
     assert data.summary.counts == {"train": 90, "validation": 10, "test": 30}
     assert len(data.summary.classes) == 10
     assert data.split("test").images.shape == (30, 3, 32, 32)
+
+
+def test_a_known_data_set_may_lie_there_as_an_image_folder(tmp_path: Path) -> None:
+    make_tree(tmp_path / "mnist")
+    data = load_dataset("mnist", shape=(1, 8, 8), root=tmp_path)
+    assert data.summary.name == "mnist"
+    assert data.summary.counts == {"train": 18, "validation": 2, "test": 20}
+    assert data.augment == ("crop",)
+
+
+def archived(folder: Path, name: str) -> Path:
+    with tarfile.open(folder / name, "w:gz") as archive:
+        archive.add(make_tree(folder / "tree"), arcname=".")
+    return folder / name
+
+
+def test_an_archive_of_images_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "CACHE", tmp_path / "cache")
+    archived(tmp_path, "cifar10-jpeg.tar.gz")
+    archived(tmp_path, "fashion-mnist-png.tar.gz")
+    data = load_dataset("cifar10", shape=(3, 8, 8), root=tmp_path)
+    assert (data.summary.name, data.summary.classes) == ("cifar10", ("cat", "dog"))
+    (unpacked,) = (tmp_path / "cache").iterdir()
+    assert unpacked.name.startswith("cifar10-jpeg-")
+    (unpacked / "train" / "cat" / "0.png").unlink()
+    again = load_dataset("cifar10", shape=(3, 8, 8), root=tmp_path)
+    assert sum(again.summary.counts.values()) == sum(data.summary.counts.values()) - 1
+
+
+def test_a_damaged_archive_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "CACHE", tmp_path / "cache")
+    archive = archived(tmp_path, "mnist-png.tar.gz")
+    archive.write_bytes(archive.read_bytes()[:-200])
+    with pytest.raises(BadData, match="cannot be unpacked") as caught:
+        load_dataset("mnist", shape=(1, 8, 8), root=tmp_path)
+    assert caught.value.where == str(archive)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_an_archive_cannot_write_outside_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "CACHE", tmp_path / "cache")
+    with tarfile.open(tmp_path / "mnist-png.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo("../../outside.png")
+        archive.addfile(member)
+    with pytest.raises(BadData, match="cannot be unpacked"):
+        load_dataset("mnist", shape=(1, 8, 8), root=tmp_path)
+    assert not (tmp_path / "outside.png").exists()
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar100"])
