@@ -21,10 +21,12 @@ from small_onnx import write_small_onnx
 
 from lorita_deploy.bundle.manifest import check_bundle, write_bundle
 from lorita_deploy.cli import cli
-from lorita_deploy.errors import BadArtifact, BadRecord, LoritaDeployError, PlanMismatch
+from lorita_deploy.errors import BadArtifact, BadRecord, EnvironmentDiffers, LoritaDeployError, PlanMismatch
 from lorita_deploy.measure.trtexec_log import ASKED, Log, version_of
+from lorita_deploy.pipeline import build, make_options
 from lorita_deploy.pipeline.again import keep_receipt, read_receipt
-from lorita_deploy.records import Artifact, Receipt, Role
+from lorita_deploy.pipeline.options import BuildOptions
+from lorita_deploy.records import Artifact, Plan, PriceTable, Receipt, Role
 
 TRTEXEC = r"""#!/bin/sh
 # What trtexec prints and writes, of the version in $V; dense takes 2 ms, the others 1 ms, every 16th inference a little more.
@@ -252,6 +254,26 @@ def test_the_command_line_keeps_it(raced: tuple[Path, str]) -> None:
     found = CliRunner().invoke(cli, ["compare", str(packed), str(kept)], env={"COLUMNS": "200"})
     assert found.exit_code == 0, found.output
     kept.unlink()
+
+
+@pytest.mark.slow
+def test_a_plan_is_made_again_from_what_run_sh_packed(tmp_path: Path) -> None:
+    def fcn(**more: object) -> BuildOptions:
+        out = str(tmp_path / "build")
+        return make_options(model="fcn", target="jetson", epochs=2, calibration_samples=128, max_drop=2.0, out=out, **more)
+
+    first = build(fcn())
+    done = run_sh(tmp_path / "build" / "bundle", rounds=2)
+    assert done.returncode == 0, done.stderr
+    (packed,) = (tmp_path / "build" / "bundle").glob("trtexec-*.tar.gz")
+    with pytest.raises(EnvironmentDiffers, match="another machine than a jetson-orin-nano"):
+        build(fcn(receipt=str(packed)), until="plan")
+    build(fcn(receipt=str(packed), trust_times=True), until="plan")
+    prices, plan = PriceTable.load(tmp_path / "build" / "prices.json"), Plan.load(tmp_path / "build" / "plan.json")
+    assert prices.network_us == plan.dense_us == pytest.approx(2250.0), "what trtexec timed"
+    assert prices.provenance == "estimated", "of a race, not of layers"
+    assert "Orin" in prices.method
+    assert first.plan.dense_us != plan.dense_us
 
 
 # ---------------------------------------------------------------------------------------------- what may be wrong with it

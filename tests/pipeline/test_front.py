@@ -37,6 +37,7 @@ def test_a_front_from_the_fastest_to_nearly_dense(priced):
     for place, point in enumerate(front.points):
         faster = front.points[:place]
         assert point.best == all(point.accuracy.value > other.accuracy.value for other in faster)
+    assert obeys(priced / "pareto.json") == "pareto"
     assert "estimated" in (priced / "pareto.md").read_text()
     picture = ElementTree.parse(priced / "pareto.svg")
     assert len(picture.findall(".//{*}path")) == len(front.points) + 1, "a mark for each plan, and one for dense"
