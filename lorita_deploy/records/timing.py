@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
 
 from .documents import Document, Part, Precision
 from .environment import Accuracy, Host
 
 
+def _in_order(interval: tuple[float, float]) -> tuple[float, float]:
+    if interval[0] > interval[1]:
+        raise ValueError(f"an interval from {interval[0]:g} down to {interval[1]:g}")
+    return interval
+
+
+Positive = Annotated[float, Field(gt=0)]
+"""Of times and of their ratios, whose logarithms are taken."""
+Interval = Annotated[tuple[Positive, Positive], AfterValidator(_in_order)]
+
+
 class GpuTimes(Part):
     """Inference alone, between two events on the device's stream: without transfers, launched as one graph where possible."""
 
-    samples_ms: tuple[float, ...]
+    samples_ms: tuple[Positive, ...]
     n: int
-    median_ms: float
-    median_ci95_ms: tuple[float, float]
-    p90_ms: float | None
-    p90_ci95_ms: tuple[float, float] | None
-    p95_ms: float | None
-    p95_ci95_ms: tuple[float, float] | None
-    p99_ms: float | None
-    p99_ci95_ms: tuple[float, float] | None
+    median_ms: Positive
+    median_ci95_ms: Interval
+    p90_ms: Positive | None
+    p90_ci95_ms: Interval | None
+    p95_ms: Positive | None
+    p95_ci95_ms: Interval | None
+    p99_ms: Positive | None
+    p99_ci95_ms: Interval | None
 
 
 class Energy(Part):
@@ -60,19 +73,19 @@ class LatencySeries(Part):
 
     name: str
     sha256: str
-    samples_ms: tuple[float, ...]
+    samples_ms: tuple[Positive, ...]
     """Of one call, in the order taken, the same number from each reload."""
     calls_per_sample: int
     """A sample is the mean of so many calls; above 1 the percentiles are those of such means."""
     n: int
     reloads: int
     """How often the artifact was loaded anew for these samples."""
-    median_ms: float
-    median_ci95_ms: tuple[float, float]
+    median_ms: Positive
+    median_ci95_ms: Interval
     """Order-statistic interval of the median, over reloads."""
-    p90_ms: float | None
-    p95_ms: float | None
-    p99_ms: float | None
+    p90_ms: Positive | None
+    p95_ms: Positive | None
+    p99_ms: Positive | None
     """None where fewer than ten samples lie beyond: p90 from 100 samples, p95 from 200, p99 from 1,000."""
     spread: float
     """Inter-quartile range over median."""
@@ -87,9 +100,9 @@ class LatencySeries(Part):
     verified: bool | None
     """Golden outputs reproduced; None where there were none."""
     max_rel: float | None
-    p90_ci95_ms: tuple[float, float] | None = None
-    p95_ci95_ms: tuple[float, float] | None = None
-    p99_ci95_ms: tuple[float, float] | None = None
+    p90_ci95_ms: Interval | None = None
+    p95_ci95_ms: Interval | None = None
+    p99_ci95_ms: Interval | None = None
     """Intervals of the percentiles, from reload to reload."""
     throughput_per_s: float | None = None
     """Examples in a second; on a GPU enqueued without waiting and without transfers, else one call after another."""
@@ -109,9 +122,9 @@ class LatencyRatio(Part):
     """Pairs."""
     reloads: int
     """Independent observations: how often both were loaded anew."""
-    ratio: float
+    ratio: Positive
     """Median over reloads of the median paired ratio."""
-    ci95: tuple[float, float]
+    ci95: Interval
     """Order-statistic interval over reloads."""
 
     @property
