@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from lorita_deploy.bundle.manifest import seal
 from lorita_deploy.cli import cli
 from lorita_deploy.inspection.files import read_record
 from lorita_deploy.records import BuildReport, Receipt
@@ -78,6 +79,7 @@ def test_a_manifest_cannot_lead_out_of_its_folder(folder):
     manifest = json.loads((folder / "bundle" / "manifest.json").read_text())
     manifest["files"][0]["path"] = "../dense.onnx"
     (folder / "bundle" / "manifest.json").write_text(json.dumps(manifest))
+    seal(folder / "bundle")
     for command in ("verify", "bench"):
         page = invoke(command, folder / "bundle")
         assert page.exit_code == 2, page.output

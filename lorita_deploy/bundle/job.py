@@ -57,6 +57,8 @@ def read_job(path: str, changes: Optional[Json] = None, check: bool = True) -> J
         schema = body.pop("schema", None)
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise JobError("cannot be read: %s" % error, path, "run inside an unpacked bundle, or give --job FILE")
+    if schema == MANIFEST:
+        _check_seal(path)
     if schema not in (JOB, MANIFEST):
         raise JobError("schema is %r, expected %s or %s" % (schema, JOB, MANIFEST), path, "use the runner of the same release")
     try:
@@ -140,6 +142,18 @@ def digest_of(path: str) -> str:
         for chunk in iter(lambda: file.read(1 << 20), b""):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _check_seal(path: str) -> None:
+    """A bundle's manifest has its own digest beside it, as sha256sum writes it. Raises `JobError`."""
+    try:
+        with open(path + ".sha256", "rb") as file:
+            expected = file.read(64).decode("ascii", "replace")
+    except OSError as error:
+        raise JobError("cannot be read: %s" % error.strerror, path + ".sha256", "copy the folder again, complete")
+    found = digest_of(path)
+    if found != expected:
+        raise JobError("sha256 is %s, expected %s; nothing was run" % (found, expected), path, "copy the folder again")
 
 
 def check_hashes(folder: str, files: List[Tuple[str, str]]) -> None:

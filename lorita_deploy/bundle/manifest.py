@@ -1,6 +1,6 @@
 """The bundle: one folder that a board needs, every file in it known by its sha256.
 
-manifest.json     the `Manifest` record
+manifest.json     the `Manifest` record, and beside it manifest.json.sha256, its own digest as sha256sum writes it
 <role>.onnx       the artifacts, under the names they have in the build folder
 golden/           inputs.npz, outputs-<name>.npz: what the artifacts must reproduce
 run.py, ...       the runner: checks, builds, verifies, races the artifacts, writes receipt.json
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, np.ndarray[Any, Any]]
 
-MANIFEST = "manifest.json"
+MANIFEST, SEAL = "manifest.json", "manifest.json.sha256"
 PROGRAMS = (*RUNNER_FILES, "infer.py")
 TRTEXEC_RUNNER = "run.sh"
 MADE_ON_THE_DEVICE = (
@@ -87,7 +87,7 @@ def write_bundle(
     further: Mapping[str, Sequence[Artifact]] | None = None,
     runners: Mapping[str, Path] | None = None,
 ) -> Manifest:
-    """Fill the new or empty ``folder``; its manifest is written last, so that a bundle with one is whole.
+    """Fill the new or empty ``folder``; its manifest and the seal on it are written last: a bundle with these is whole.
 
     ``artifact_root`` is where the artifacts' paths start; ``golden_outputs`` are by artifact name (the role, or
     ``<role>-rung<number>`` on the ladder), and so are ``accuracy``, which a deadline is weighed against, and
@@ -133,13 +133,24 @@ def write_bundle(
         further=others,
     )
     manifest.save(folder / MANIFEST)
+    seal(folder)
     return manifest
+
+
+def seal(folder: Path) -> None:
+    """Write down the digest of the manifest, so that damage to it (labels, means, tolerances) is noticed too."""
+    digest = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    write_atomically(folder / SEAL, f"{digest}  {MANIFEST}\n".encode())
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of the bundle in ``folder``, the other files unread. Raises `BadArtifact`, `BadRecord`."""
-    if not (folder / MANIFEST).is_file():
-        raise BadArtifact("not a bundle, or not a whole one: it has no manifest.json", where=folder, fix="unpack it again")
+    for name in (MANIFEST, SEAL):
+        if not (folder / name).is_file():
+            raise BadArtifact(f"not a bundle, or not a whole one: it has no {name}", where=folder, fix="unpack it again")
+    digest = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    if (folder / SEAL).read_bytes()[:64] != digest.encode():
+        raise BadArtifact(f"changed: {MANIFEST} (or {SEAL}); nothing was run", where=folder, fix="unpack it again")
     manifest = Manifest.load(folder / MANIFEST)
     names = [file.path for file in manifest.files]
     held = [artifact.path for artifact in all_artifacts(manifest)]
@@ -181,7 +192,9 @@ def pack(folder: Path, path: Path) -> Path:
     What the runner left there is not packed. Raises `BadArtifact` for a bundle that does not pass `check_bundle`.
     """
     manifest = check_bundle(folder)
-    return pack_files(folder, [MANIFEST, *(file.path for file in manifest.files)], path, executable=("run.py", "infer.py"))
+    return pack_files(
+        folder, [MANIFEST, SEAL, *(file.path for file in manifest.files)], path, executable=("run.py", "infer.py")
+    )
 
 
 def unpack(archive: Path, into: Path) -> Path:
@@ -241,7 +254,11 @@ def _files_in(folder: Path) -> set[str]:
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             raise BadArtifact("a bundle holds no links", where=path)
-        if path.is_dir() or "__pycache__" in path.parts or any(fnmatch(name, kind) for kind in (MANIFEST, *MADE_ON_THE_DEVICE)):
+        if (
+            path.is_dir()
+            or "__pycache__" in path.parts
+            or any(fnmatch(name, kind) for kind in (MANIFEST, SEAL, *MADE_ON_THE_DEVICE))
+        ):
             continue
         found.add(name)
     return found

@@ -24,6 +24,8 @@ done
 
 # ---- every file: its digest stands in manifest.json, one "path" and one "sha256" line after another under "files"
 sha256() { sha256sum "$1" 2>/dev/null | cut -d ' ' -f 1; }
+sha256sum -c manifest.json.sha256 >/dev/null 2>&1 ||
+    fail 2 "the manifest is missing or was changed; nothing was run" manifest.json "unpack the bundle again"
 list=$(sed -n '/"files": \[/,/^ \]/p' manifest.json 2>/dev/null |
     sed -n 's/^ *"path": "\(.*\)",$/\1/p; s/^ *"sha256": "\([0-9a-f]*\)",$/\1/p')
 [ -n "$list" ] || fail 2 "the manifest cannot be read" manifest.json "unpack the bundle again"

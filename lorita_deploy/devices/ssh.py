@@ -20,7 +20,7 @@ from typing import Any
 import pydantic
 
 from .. import bundle
-from ..bundle.manifest import MANIFEST, check_bundle
+from ..bundle.manifest import MANIFEST, SEAL, check_bundle
 from ..errors import BadRecord, DeviceBusy, DeviceUnreachable, OutOfResource
 from ..records import Host, write_atomically
 from .address import Address
@@ -86,7 +86,7 @@ class SshDevice:
         and `BadArtifact` for a bundle that is not as it was made, before anything is sent.
         """
         manifest = check_bundle(folder)
-        names = [MANIFEST, *(file.path for file in manifest.files)]
+        names = [MANIFEST, SEAL, *(file.path for file in manifest.files)]
         files = {name: folder / name for name in names}
         require_runtime(self.look, None, self.name)
         return self._run(files, ["run.py", *arguments], "receipt.json", result, keep=True, limit_s=timeout_s)

@@ -26,7 +26,7 @@ Role = Literal["compressed", "dense"]
 class Part(BaseModel):
     """A piece of a document."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     def digest(self) -> str:
         """sha256 of the canonical JSON text."""

@@ -25,7 +25,7 @@ from small_onnx import write_small_onnx
 
 from lorita_deploy.bundle import archive as archives
 from lorita_deploy.bundle.archive import is_plain
-from lorita_deploy.bundle.manifest import check_bundle, npz, pack, read_manifest, unpack, write_bundle
+from lorita_deploy.bundle.manifest import check_bundle, npz, pack, read_manifest, seal, unpack, write_bundle
 from lorita_deploy.errors import BadArtifact, BadRecord, LoritaDeployError
 from lorita_deploy.records import Accuracy, Artifact, Manifest, Receipt, Role, Verification
 
@@ -98,7 +98,7 @@ def test_every_file_is_in_the_manifest(folder: Path) -> None:
     manifest = check_bundle(folder)
     assert manifest == read_manifest(folder)
     on_disk = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert on_disk == {file.path for file in manifest.files} | {"manifest.json"}
+    assert on_disk == {file.path for file in manifest.files} | {"manifest.json", "manifest.json.sha256"}
     needed = "compressed.onnx dense.onnx run.py clock.py infer.py README.txt golden/inputs.npz"
     assert {*needed.split(), "golden/outputs-compressed.npz", "golden/outputs-dense.npz"} <= on_disk
 
@@ -257,6 +257,7 @@ def retell(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     body = json.loads((folder / "manifest.json").read_text())
     change(body)
     (folder / "manifest.json").write_text(json.dumps(body))
+    seal(folder)
 
 
 TAMPERING: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -265,6 +266,8 @@ TAMPERING: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda folder: (folder / "golden/inputs.npz").unlink(), "missing: golden/inputs.npz"),
     "extra": (lambda folder: (folder / "numpy.py").write_text(""), "not part of it: numpy.py"),
     "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json"),
+    "manifest": (lambda folder: flip(folder / "manifest.json"), "changed: manifest.json"),
+    "no seal": (lambda folder: (folder / "manifest.json.sha256").unlink(), "no manifest.json.sha256"),
     "link": (lambda folder: (folder / "more").symlink_to("/etc"), "no links"),
     "leads out": (lambda f: retell(f, lambda body: body["files"][0].update(path="../secret")), "impossible files"),
     "absolute": (lambda f: retell(f, lambda body: body["artifacts"][0].update(path="/etc/passwd")), "impossible files"),

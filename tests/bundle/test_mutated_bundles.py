@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mutations import PLACE, clear, edits, mutated, rewrites, rewritten, tiers, written
 from small_onnx import write_small_onnx
 
-from lorita_deploy.bundle.manifest import check_bundle, npz, pack, unpack, write_bundle
+from lorita_deploy.bundle.manifest import check_bundle, npz, pack, seal, unpack, write_bundle
 from lorita_deploy.errors import BadArtifact, LoritaDeployError
 from lorita_deploy.pipeline.again import read_golden
 from lorita_deploy.pipeline.folder import sha256_of
@@ -156,6 +156,7 @@ def test_manifests(changes: Any, byte_changes: Any) -> None:
     try:
         body = json.dumps(rewritten(json.loads(whole), changes)).encode()
         path.write_bytes(mutated(body, byte_changes) if len(changes) % 2 else body)
+        seal(folder)
         try:
             check_bundle(folder)
         except LoritaDeployError as error:
@@ -169,6 +170,7 @@ def test_manifests(changes: Any, byte_changes: Any) -> None:
                 assert Path(runner.inside(str(folder), each["path"])).is_relative_to(folder.resolve())
     finally:
         path.write_bytes(whole)
+        seal(folder)
 
 
 @tiers(edits)

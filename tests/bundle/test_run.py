@@ -21,6 +21,7 @@ from published_schemas import obeys
 from small_onnx import write_small_onnx
 
 from lorita_deploy import bundle
+from lorita_deploy.bundle.manifest import seal
 from lorita_deploy.records import Artifact, Manifest, ManifestFile, Profile, Receipt, Verification
 
 PYTHON36 = Path.home() / ".pyenv/versions/3.6.15/bin/python"
@@ -201,11 +202,19 @@ def test_in_a_bundle_the_manifest_stands_for_the_job(folder: Path) -> None:
         model="small", target="cpu", producer="test", files=tuple(files), artifacts=tuple(artifacts), sources={},
         preprocessing={}, classes=(), tolerance=1e-3,
     ).save(folder / "manifest.json")  # fmt: skip
+    seal(folder)
     done = subprocess.run([sys.executable, "run.py"], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     receipt = Receipt.load(folder / "receipt.json")
     assert receipt.faster == "compressed"
     assert all(series.verified for series in receipt.series)
+    manifest = folder / "manifest.json"
+    whole = manifest.read_text()
+    manifest.write_text(whole.replace('"tolerance": 0.001', '"tolerance": 1000.0'))
+    assert manifest.read_text() != whole
+    done = subprocess.run([sys.executable, "run.py"], cwd=folder, capture_output=True, text=True, check=False)
+    assert_refused(done, 2, "manifest.json")
+    manifest.write_text(whole)
     (folder / "golden/inputs.npz").write_bytes(b"changed")
     done = subprocess.run([sys.executable, "run.py"], cwd=folder, capture_output=True, text=True, check=False)
     assert_refused(done, 2, "golden/inputs.npz")

@@ -194,6 +194,17 @@ def test_every_version_is_asked_for_the_same(tmp_path: Path, version: int, spell
     assert any("only 2 reloads" in each for each in receipt.warnings)
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "manifest.json.sha256", "dense.onnx"])
+def test_a_changed_bundle_is_not_run(tmp_path: Path, name: str) -> None:
+    folder = make_bundle(tmp_path / "bundle")
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[:20] + bytes([content[20] ^ 1]) + content[21:])
+    done = run_sh(folder)
+    assert done.returncode == 2
+    assert f"where: {name.removesuffix('.sha256')}" in done.stderr
+    assert not (folder / "trtexec").exists()
+
+
 def test_workspace_is_halved_until_memory_suffices(tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "bundle")
     assert run_sh(folder, MEMORY="256").returncode == 0
