@@ -217,7 +217,7 @@ def test_every_command_of_the_page_runs(folder):
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
         ran += 1
     assert ran == 6
-    made = folder / "build" / "tiny-my-board.toml"
+    made = folder / "build" / "tiny-my-board"
     engines = ArtifactList.load(made / "artifacts.json").engines
     assert [each.path for each in engines] == ["compressed.ort", "dense.ort"]
     assert all((made / each.path).stat().st_size == each.size_bytes for each in engines)

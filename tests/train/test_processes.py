@@ -38,12 +38,15 @@ def data(images: int = 128) -> Dataset:
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
+def line(*arguments: str, launcher: Sequence[str] = ()) -> list[str]:
+    """The command line as people type it."""
+    return [sys.executable, *launcher, str(Path(sys.executable).with_name("lorita-deploy")), *arguments]
+
+
 def typed(*arguments: str, launcher: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-    """The command line as people type it, on the CPU with one thread for each process."""
-    program = Path(sys.executable).with_name("lorita-deploy")
-    line = [sys.executable, *launcher, str(program), *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=200)
+    """On the CPU, with one thread for each process."""
+    command = line(*arguments, launcher=launcher)
+    return subprocess.run(command, env=os.environ | ALONE, capture_output=True, text=True, check=False, timeout=200)
 
 
 def losses(folder: Path) -> list[float]:
@@ -95,6 +98,58 @@ def test_an_error_of_one_process_ends_all(tmp_path: Path) -> None:
     assert "raise TrainingDiverged" not in failed.stderr  # no traceback of ours
     with BuildFolder(tmp_path / "build").held():
         pass  # the folder is free again
+
+
+def ranks(launcher: int) -> dict[int, int]:
+    """Which process id each rank has, of those that ``launcher`` started."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            told = dict(each.partition(b"=")[::2] for each in (place / "environ").read_bytes().split(b"\0"))
+        except (OSError, ProcessLookupError):
+            continue  # it has ended
+        if parent == launcher and b"RANK" in told:
+            found[int(told[b"RANK"])] = int(place.name)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found through /proc")
+@pytest.mark.parametrize("victim", ["first", "other", "launcher"])
+def test_where_a_process_is_killed_all_end_and_the_same_command_goes_on(victim: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('epochs = 8\nbatch_size = 16\nlr = 0.05\nweight_decay = 1e-3\nprecision = "fp32"\n')
+    common = ("train", "--model", "fcn", "--input-size", str(EDGE), "--recipe", str(recipe), "--torch-device", "cpu")
+    killed = (*common, "--out", str(tmp_path / "killed"))
+    launcher = subprocess.Popen(line(*killed, launcher=TWO), env=os.environ | ALONE, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    try:
+        while not list((tmp_path / "killed" / "training").glob(f"*/{LAST}")):
+            assert launcher.poll() is None, "the training ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        started = ranks(launcher.pid)
+        assert started.keys() == {0, 1}
+        if victim == "launcher":
+            launcher.send_signal(signal.SIGTERM)  # as schedulers do; it passes it on
+        else:
+            os.kill(started[0 if victim == "first" else 1], signal.SIGKILL)
+        assert launcher.wait(90) != 0
+        while any(Path(f"/proc/{process}").exists() for process in started.values()):
+            assert time.monotonic() < deadline, "a process was left behind"
+            time.sleep(0.1)
+    finally:
+        launcher.terminate()
+        launcher.wait()
+    assert not (tmp_path / "killed" / "trained.safetensors").exists()
+    resumed = typed(*killed, launcher=TWO)
+    assert resumed.returncode == 0, resumed.stderr
+    whole = typed(*common, "--out", str(tmp_path / "whole"), launcher=TWO)
+    assert whole.returncode == 0, whole.stderr
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    weights = [(tmp_path / name / "trained.safetensors").read_bytes() for name in ("killed", "whole")]
+    assert weights[0] == weights[1]
 
 
 def test_a_training_killed_in_an_epoch_resumes_to_the_same_weights(tmp_path: Path) -> None:
