@@ -268,9 +268,11 @@ def test_a_programming_error_keeps_its_traceback(failing, error):
 
 
 SLEEPER = """
-import sys, time
+import signal, sys, time
 import click
 from lorita_deploy.cli import cli, main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
 
 @cli.command("sleep")
 def sleep():

@@ -7,10 +7,10 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pydantic
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ..errors import BadRecord, OutOfResource
 
@@ -21,6 +21,18 @@ estimated by a formula."""
 Precision = Literal["fp32", "fp16", "int8"]
 
 Role = Literal["compressed", "dense"]
+
+
+def _in_order(interval: tuple[float, float]) -> tuple[float, float]:
+    if interval[0] > interval[1]:
+        raise ValueError(f"an interval from {interval[0]:g} down to {interval[1]:g}")
+    return interval
+
+
+Positive = Annotated[float, Field(gt=0)]
+"""Of times and of their ratios, whose logarithms are taken."""
+
+Interval = Annotated[tuple[Positive, Positive], AfterValidator(_in_order)]
 
 
 class Part(BaseModel):

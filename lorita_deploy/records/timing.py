@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field
-
-from .documents import Document, Part, Precision
+from .documents import Document, Interval, Part, Positive, Precision
 from .environment import Accuracy, Host
-
-
-def _in_order(interval: tuple[float, float]) -> tuple[float, float]:
-    if interval[0] > interval[1]:
-        raise ValueError(f"an interval from {interval[0]:g} down to {interval[1]:g}")
-    return interval
-
-
-Positive = Annotated[float, Field(gt=0)]
-"""Of times and of their ratios, whose logarithms are taken."""
-Interval = Annotated[tuple[Positive, Positive], AfterValidator(_in_order)]
 
 
 class GpuTimes(Part):

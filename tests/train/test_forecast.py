@@ -31,5 +31,5 @@ def test_a_dry_run_forecasts_parameters_memory_and_time(tmp_path: Path) -> None:
 
 
 def test_models_show_names_the_recipes() -> None:
-    assert json.loads(invoke("models", "show", "vit", "--json"))["recipes"] == ["fast", "annealed", "paper"]
-    assert "fast, annealed, paper" in invoke("models", "show", "vit")
+    assert json.loads(invoke("models", "show", "vit", "--json"))["recipes"] == ["fast", "annealed", "paper", "sample"]
+    assert "fast, annealed, paper, sample" in invoke("models", "show", "vit")
