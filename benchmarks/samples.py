@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SAME_LOGITS = 1e-3
 SHIPPED = 3
 """N of the networks that ship."""
+LARGEST_MB = 10.0
+"""What is larger does not ship: the training did not make it low-rank."""
 DECAYS = (0.25, 1.0, 4.0)
 """Weight decays that a twin is trained with, as multiples of the recipe's."""
 
@@ -116,6 +118,11 @@ def ship(given: argparse.Namespace, folder: Path) -> None:
 
     spec.sample.parent.mkdir(exist_ok=True)
     tolerance = save_factored(tensors, [layer.name for layer in record.layers], spec.sample, agrees)
+    megabytes = spec.sample.stat().st_size / 1e6
+    if megabytes > LARGEST_MB:
+        spec.sample.unlink()
+        print(f"{spec.sample.name}: {megabytes:.2f} MB with the same answers, {LARGEST_MB:g} MB at most ship: not written")
+        return
     difference = float((logits(multiplied_out(read_weights(spec.sample))) - expected).abs().max())
     SampleRecord(
         data=DataSummary.load(folder / "data.json"),
@@ -126,7 +133,6 @@ def ship(given: argparse.Namespace, folder: Path) -> None:
         weights_sha256=hashlib.sha256(spec.sample.read_bytes()).hexdigest(),
         largest_difference=difference,
     ).save(spec.sample.with_suffix(".json"))
-    megabytes = spec.sample.stat().st_size / 1e6
     print(f"{spec.sample.name}: {megabytes:.2f} MB, tolerance {tolerance:g}, logits within {difference:.1e}")
 
 

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from lorita_deploy import errors
 from lorita_deploy.cli import cli
-from lorita_deploy.cli.options import SECTIONS, chosen
+from lorita_deploy.cli.options import FAMILY, SECTIONS, chosen
 from lorita_deploy.cli.reference import reference
 from lorita_deploy.errors import DeviceUnreachable, LoritaDeployError, OutOfResource, UnknownName, VerificationFailed
 from lorita_deploy.pipeline.options import BuildOptions
@@ -68,6 +68,15 @@ def test_every_build_option_is_offered_once():
     for command in ("build", "train", "plan", "compress", "export"):
         offered = {parameter.name for parameter in LEAVES[(command,)].params}
         assert {*BuildOptions.model_fields, "dry_run", "config"} <= offered
+
+
+def test_a_help_page_leaves_out_what_only_longer_commands_read():
+    pages = {command: invoke(command, "-h").output for command in FAMILY}
+    assert "--max-drop" not in pages["train"]
+    assert "--max-drop" in pages["plan"]
+    assert "--rungs" not in pages["export"]
+    assert all(f"--{name.replace('_', '-')}" in pages["build"] for name in BuildOptions.model_fields if name != "checkpoint")
+    assert [command for command in FAMILY if "do nothing yet" in pages[command]] == list(FAMILY[:-1])
 
 
 def test_the_reference_is_that_of_the_help_pages():

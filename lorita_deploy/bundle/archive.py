@@ -79,7 +79,10 @@ def unpack_files(archive: Path, into: Path, top: str = TOP) -> None:
                 into.mkdir(parents=True)
                 _take(members, into, top)
                 bounded.drain()
-    except (BadArtifact, OutOfResource):
+    except BadArtifact as error:
+        error.where = error.where or str(archive)
+        raise
+    except OutOfResource:
         raise
     except Exception as error:  # tarfile and zlib have many words for damage
         if isinstance(error, OSError) and error.errno in NO_ROOM:

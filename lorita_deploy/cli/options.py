@@ -75,18 +75,38 @@ SECTIONS: dict[str, dict[str, str]] = {
 }
 ALSO = {"model": "-m", "target": "-t", "out": "-o", "depth": "-N", "checkpoint": "--init-from"}
 """Other spellings."""
+FAMILY = ("train", "plan", "compress", "export", "build")
+"""Each runs the stages of the one before it, and some more."""
+FIRST_READ = {
+    **dict.fromkeys((*SECTIONS["What to keep, what to gain"], *SECTIONS["Artifact"]), "plan"),
+    "recover_epochs": "compress",
+    "simplify": "export",
+    **dict.fromkeys(("rungs", "require_speedup"), "build"),
+}
+"""The first of the family in which an option does something; where it is not named, all of them."""
 
 
 class BuildCommand(click.Command):
-    """A command of the build family: its help page groups the options."""
+    """A command of the build family: its help page groups the options that it reads.
+
+    Those that only a longer one reads are taken as well, so that one line or --config serves them all.
+    """
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = {param.name: row for param in self.get_params(ctx) if (row := param.get_help_record(ctx))}
         for section, fields in SECTIONS.items():
-            with formatter.section(section):
-                formatter.write_dl([rows.pop(name) for name in fields])
+            of_section = {name: rows.pop(name) for name in fields}
+            if read := [row for name, row in of_section.items() if self.reads(name)]:
+                with formatter.section(section):
+                    formatter.write_dl(read)
         with formatter.section("Other options"):
             formatter.write_dl(list(rows.values()))
+        if not all(map(self.reads, FIRST_READ)):
+            formatter.write_paragraph()
+            formatter.write_text("The other options of build are taken too, and do nothing yet.")
+
+    def reads(self, option: str) -> bool:
+        return FAMILY.index(FIRST_READ.get(option, FAMILY[0])) <= FAMILY.index(self.name or FAMILY[-1])
 
 
 def with_build_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -130,7 +130,7 @@ def _read(path: Path | str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise BadRecord(f"cannot read: {error.strerror}", where=path) from error
+        raise BadRecord(f"cannot read: {error.strerror}", where=path, fix="check the path and its permissions") from error
 
 
 def _json_object(text: str | bytes, where: object) -> dict[str, Any]:

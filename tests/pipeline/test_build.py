@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lorita_deploy import pipeline
+from lorita_deploy.cli.options import FAMILY, FIRST_READ
 from lorita_deploy.errors import BadCheckpoint, BadRecord, FolderBusy, PlanMismatch, VerificationFailed
 from lorita_deploy.pipeline import STAGES, build, make_options, preview
 from lorita_deploy.ports import Task
@@ -70,6 +71,24 @@ def test_another_budget_runs_only_what_depends_on_it(built):
     options = fcn(folder, speedup=1.05)
     cached = [stage.name for stage in preview(options) if stage.cached]
     assert cached == ["data", "train", "collapse", "calibrate", "precision", "price"]
+
+
+LATER = (
+    *(
+        ("train", name, value)
+        for name, value in {"max_drop": 2.0, "narrow": False, "criterion": "svd", "local_search": 2}.items()
+    ),
+    *(("train", name, value) for name, value in {"speedup": 1.1, "precision": "int8", "opset": 16, "batch": 4}.items()),
+    ("plan", "recover_epochs", 1),
+    *(("compress", "simplify", False), ("export", "rungs", 2), ("export", "require_speedup", 1.1)),
+)
+
+
+@pytest.mark.parametrize(("command", "option", "value"), LATER, ids=[option for _, option, _ in LATER])
+def test_an_option_that_a_help_page_leaves_out_does_nothing_yet(built, command, option, value):
+    folder, _ = built
+    assert FAMILY.index(FIRST_READ[option]) == FAMILY.index(command) + 1
+    assert all(stage.cached for stage in preview(fcn(folder, **{option: value}), until=command))
 
 
 def test_an_edited_file_is_set_aside_and_made_again(built):
