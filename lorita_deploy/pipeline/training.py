@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from ..errors import BadCheckpoint, LoritaDeployError, TrainingWarning
 from ..measure.accuracy import accuracy
 from ..networks import TrainedNetwork, evaluating, load_weights, read_weights, save_weights, survey, weights_digest
-from ..records import Accuracy, CollapsedRecord, Layer, TrainingForecast, TrainRecord
+from ..records import Accuracy, CollapsedRecord, Layer, TrainingForecast
 from .context import EVALUATION_BATCH, Build, Stage
 from .folder import key_of, program, sha256_of
 from .options import BuildOptions
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 # ---------------------------------------------------------------------------------------------- train
 
@@ -155,13 +155,11 @@ def _run_collapse(build: Build) -> str:
     from ..compress.replaceable import irreplaceable
     from ..compress.spectrum import spectra
     from ..train.composition import collapse
-    from ..train.structure import structure
 
     module = build.blank()
     if build.trains:
-        trained = TrainRecord.load(build.folder / "trained.json")
-        structure(module, trained.recipe, trained.best_epoch)
-        load_weights(module, build.folder / "trained.safetensors")
+        path = build.folder / "trained.safetensors"
+        _load_as_trained(module, path, read_weights(path))
     elif build.checkpoint:
         load_plain_weights(module, build.checkpoint, build.options.checkpoint_format)
     elif build.own_model is None:
@@ -206,12 +204,17 @@ def load_plain_weights(module: nn.Module, path: Path, form: str = "plain") -> No
     from ..train.composition import collapse
     from ..train.factored import multiplied_out
     from ..train.published import read_published
-    from ..train.structure import structure_like
 
     read = multiplied_out(read_weights(path), where=path) if form == "plain" else read_published(path)
-    tensors = opened_weights(module, read)
-    load_weights(structure_like(module, tensors), path, tensors)
+    _load_as_trained(module, path, opened_weights(module, read))
     collapse(module)
+
+
+def _load_as_trained(module: nn.Module, path: Path, tensors: dict[str, Tensor]) -> None:
+    """Give the plain ``module`` the structure that ``tensors``, read from ``path``, were trained in, and load them."""
+    from ..train.structure import shapes_of, structure_like
+
+    load_weights(structure_like(module, shapes_of(tensors)), path, tensors)
 
 
 def _relative_difference(before: Any, after: Any) -> float:

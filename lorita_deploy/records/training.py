@@ -39,6 +39,9 @@ class Phase(Part):
     depth: int | None = Field(default=None, ge=1)
     """The weights are multiplied out and factored anew into so many factors, in balance: the function stays the same."""
     weight_decay: float | None = Field(default=None, ge=0)
+    trim: float | None = Field(default=None, gt=0, lt=1, exclude_if=lambda share: share is None)
+    """Directions whose singular value is below this share of their weight's largest are left out for good: factors become so
+    much narrower, and steps cheaper. Not written where it is not given: what was trained before stays what it is."""
 
 
 class Recipe(Part):
@@ -104,6 +107,10 @@ class Recipe(Part):
         """N in ``epoch``, phases considered."""
         return next((p.depth for p in reversed(self.phases) if p.start <= epoch and p.depth is not None), self.depth)
 
+    def trim_at(self, epoch: int) -> float | None:
+        """The share to trim at, where a phase that trims begins with ``epoch``."""
+        return next((p.trim for p in reversed(self.phases) if p.start == epoch and p.trim is not None), None)
+
     def weight_decay_at(self, epoch: int) -> float:
         """The weight decay in ``epoch``, phases considered."""
         changes = (p.weight_decay for p in reversed(self.phases) if p.start <= epoch and p.weight_decay is not None)
@@ -163,6 +170,8 @@ class TrainingForecast(Document):
     epoch_s: float
     """Seconds for one epoch, with judging the validation images."""
     epochs: int
+    fading: float = Field(ge=0, le=1)
+    """What decay alone leaves of a direction that the loss does not hold, after all epochs: a share of its singular value."""
 
     @property
     def total_s(self) -> float:

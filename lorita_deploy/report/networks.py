@@ -166,8 +166,16 @@ def forecast(found: TrainingForecast) -> Table:
         ("images/s", f"{found.images_per_s:,.0f}"),
         ("one epoch", f"{_duration(found.epoch_s)}, {found.steps_per_epoch:,} steps"),
         ("all epochs", f"{_duration(found.total_s)}, {found.epochs} epochs"),
+        ("unused directions", _fading(found.fading)),
     )
     return Table(f"{found.model}, forecast from a few steps", ("", ""), rows)
+
+
+def _fading(share: float) -> str:
+    """Ranks count singular values above 1/1000 of the largest, so that is how far unused ones have to fade."""
+    if share <= 1e-3:
+        return "decay can fade them to less than 1/1000: ranks can fall"
+    return f"decay fades them to {100 * share:.2g} % only: ranks stay high; give more decay, rate or epochs"
 
 
 def _duration(seconds: float) -> str:

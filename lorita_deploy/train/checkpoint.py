@@ -47,6 +47,18 @@ def epochs_in(folder: Path) -> int:
         return 0
 
 
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Of the weights in the state file ``path``, by name; nothing where it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return {}
+    return {name.removeprefix("model/"): shape for name, shape in found.items() if name.startswith("model/")}
+
+
 def save(
     folder: Path,
     identity: dict[str, object],

@@ -11,6 +11,8 @@ again is the exact collapse.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -22,17 +24,25 @@ from ..networks import computes_only_its_matrix
 from ..records import LeftAlone
 from . import order
 from .gates import remove_gates
-from .parametrization import Composition, HeadComposition, smaller_side_first
+from .parametrization import Composition, HeadComposition, may_narrow, smaller_side_first
 
 
-def factorize(model: nn.Module, n: int = 3, *, init_jitter: float = 0.1, per_head: bool = False) -> nn.Module:
+def factorize(
+    model: nn.Module,
+    n: int = 3,
+    *,
+    init_jitter: float = 0.1,
+    per_head: bool = False,
+    widths: Mapping[str, int] = MappingProxyType({}),
+) -> nn.Module:
     """Give every Linear, Conv1d and Conv2d of ``model`` a weight that is the product of ``n`` factors, in place.
 
     The function that the model computes stays the same (to rounding); ``n=1`` leaves plain weights. Layers that
     `left_alone` lists are not touched. ``init_jitter`` is the share of the largest singular value at which directions
     that a weight lacks start (see `Composition.right_inverse`). ``per_head`` gives the projections of attentions (those that
-    `attentions` finds) a product for each head. Returns ``model``. Raises ``ValueError`` for ``n < 1`` and for a model that is
-    factored already.
+    `attentions` finds) a product for each head. ``widths`` bounds the rank of layers, by name: their factors get so small an
+    inner width, and what does not fit into it is left out, which does change the function. Returns ``model``. Raises
+    ``ValueError`` for ``n < 1`` and for a model that is factored already.
     """
     if n < 1:
         raise ValueError(f"n = {n}: a weight is the product of at least one factor")
@@ -41,7 +51,11 @@ def factorize(model: nn.Module, n: int = 3, *, init_jitter: float = 0.1, per_hea
     if n > 1:
         heads = _projections(model) if per_head else {}
         for name, layer in _suitable(model).items():
-            composition = HeadComposition(n, init_jitter, *heads[name]) if name in heads else Composition(n, init_jitter)
+            composition = (
+                HeadComposition(n, init_jitter, *heads[name])
+                if name in heads
+                else Composition(n, init_jitter, widths.get(name) if may_narrow(layer.weight) else None)  # type: ignore[arg-type]
+            )
             parametrize.register_parametrization(layer, "weight", composition)
             if name not in heads and computes_only_its_matrix(layer):
                 type(layer).forward = order.forward  # type: ignore[method-assign]  # a class made for this one layer
@@ -82,6 +96,19 @@ def left_alone(model: nn.Module) -> tuple[LeftAlone, ...]:
 
 
 @torch.no_grad()
+def inner_widths(model: nn.Module, trim: float) -> dict[str, int]:
+    """For every layer of the plain ``model`` whose factors may have a smaller inner width: how many singular values of its
+    weight are above ``trim`` of the largest (at least one)."""
+    found = {}
+    for name, layer in _suitable(model).items():
+        weight: Tensor = layer.weight  # type: ignore[assignment]
+        if may_narrow(weight):
+            s2 = _squared_singular_values(smaller_side_first(weight))
+            found[name] = max(1, int((s2 > trim**2 * s2.amax()).sum()))
+    return found
+
+
+@torch.no_grad()
 def rank_fraction(model: nn.Module) -> float:
     """How low the rank is: the share of singular values above 1e-3 of the largest, mean over the layers (0 where none) and,
     where heads have products of their own, over these.
@@ -94,10 +121,16 @@ def rank_fraction(model: nn.Module) -> float:
         if _is_factored(layer):
             composition = layer.parametrizations.weight[0]  # type: ignore[union-attr, index, assignment]
         weight: Tensor = layer.weight.detach()  # type: ignore[union-attr, operator, assignment]
-        matrices = (composition.matrices(weight) if composition else smaller_side_first(weight)).double()
-        s2 = torch.linalg.eigvalsh(matrices @ matrices.mT)
+        s2 = _squared_singular_values(composition.matrices(weight) if composition else smaller_side_first(weight))
         shares.append(float((s2 > 1e-6 * s2.amax(-1, keepdim=True)).double().mean()))
     return sum(shares) / len(shares) if shares else 0.0
+
+
+def _squared_singular_values(matrices: Tensor) -> Tensor:
+    """(..., k) of (..., k, l), in float64."""
+    matrices = matrices.double()
+    found: Tensor = torch.linalg.eigvalsh(matrices @ matrices.mT)
+    return found
 
 
 # ---------------------------------------------------------------------------------------------- which layers

@@ -17,7 +17,7 @@ from .epoch import Epochs, Network
 from .loop import find_device
 from .objective import objective
 from .processes import accelerator_for
-from .schedule import make_optimizer
+from .schedule import fading, make_optimizer
 from .splits import Dataset
 from .structure import structure
 
@@ -57,6 +57,7 @@ def forecast(module: nn.Module, dataset: Dataset, recipe: Recipe, *, model_name:
         images_per_s=epochs.batch_size / step,
         epoch_s=epochs.steps * step + judging,
         epochs=recipe.epochs,
+        fading=fading(recipe, epochs.steps),
     )
 
 

@@ -25,14 +25,14 @@ from ..records import Accuracy, EpochRecord, Recipe, TrainRecord, write_atomical
 from . import checkpoint
 from .averaging import Average
 from .compiling import try_compile
-from .composition import factored_layers, left_alone, rank_fraction
+from .composition import collapse, factored_layers, left_alone, rank_fraction
 from .epoch import Epochs, Network, Pass
 from .kept import composed_once
 from .objective import Loss, objective
 from .processes import accelerator_for
 from .schedule import learning_rate, make_optimizer
 from .splits import Dataset
-from .structure import structure
+from .structure import structure, structure_like
 
 VANISHED = 1e-6
 """Where no entry of any factored weight is larger, outputs no longer depend on inputs, nor do the factors get gradients."""
@@ -81,7 +81,8 @@ def train(
     if teacher is not None:
         teacher.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     epochs = Epochs(accelerator, place, dataset, recipe, objective(recipe, dataset, loss, teacher), on_progress)
-    structure(module, recipe, max(1, checkpoint.epochs_in(folder) if resume else 0))
+    shapes = checkpoint.shapes(folder / checkpoint.LAST) if resume else {}
+    structure_like(module, shapes) if shapes else structure(module, recipe, 1)
     module.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(module, recipe)
     average = Average(module, recipe.ema) if recipe.ema else None
@@ -89,7 +90,7 @@ def train(
     with torch.random.fork_rng([place] if place.type == "cuda" else []):  # the caller's random numbers stay as they were
         network = None
         for epoch in range(len(progress.epochs) + 1, recipe.epochs + 1):
-            if epoch > 1 and recipe.depth_at(epoch) != recipe.depth_at(epoch - 1):
+            if epoch > 1 and (recipe.depth_at(epoch) != recipe.depth_at(epoch - 1) or recipe.trim_at(epoch) is not None):
                 structure(module, recipe, epoch).to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
                 optimizer = make_optimizer(module, recipe)
                 average = Average(module, recipe.ema) if recipe.ema else None
@@ -109,7 +110,7 @@ def train(
             if on_epoch:
                 on_epoch(record)
     accelerator.free_memory()
-    structure(module, recipe, progress.best_epoch)
+    structure_like(collapse(module), checkpoint.shapes(folder / checkpoint.BEST))
     checkpoint.load_best(folder, module)
     accelerator.wait_for_everyone()  # the caller may remove the folder
     module.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]

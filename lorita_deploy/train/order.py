@@ -1,11 +1,11 @@
 """In which order the product of a factored layer is multiplied out: what is cheapest for this layer and this batch.
 
-With k = min(m, n), q = N - 1 squares and p positions (batch x height x width; tokens), all three give the same function
-and the same gradients. Multiply-accumulates on top of the layer itself:
+With k = min(m, n), l = max(m, n), an inner width r (k unless the layer was trimmed), q = N - 1 squares and p positions (batch x
+height x width; tokens), all three give the same function and the same gradients. Multiply-accumulates:
 
-    weight      the weight is composed, then used            (q - 1) k^3 + k^2 max(m, n)
-    square      the squares become one, which runs as 1x1    (q - 1) k^3 + k^2 p
-    squares     each square runs as 1x1 (the published form)           q k^2 p
+    weight      the weight is composed, then used            (q - 1) k r^2 + k l r + k l p
+    square      the squares become one, which runs as 1x1    (q - 1) k r^2 + (k r + l r) p
+    squares     each square runs as 1x1 (the published form)    ((q - 1) r^2 + k r + l r) p
 
 Where gradients are off the weight is composed: networks are judged as what they collapse to, bit for bit.
 """
@@ -25,17 +25,18 @@ if TYPE_CHECKING:
 Order = Literal["weight", "square", "squares"]
 
 
-def cheapest(m: int, n: int, depth: int, positions: int, *, pointwise: bool = True) -> Order:
-    """The order with the fewest multiply-accumulates. Squares on the right (m > n) act on the inputs of the weight's
-    matrix, which are those of the layer only where the kernel is ``pointwise``."""
-    k, squares = min(m, n), depth - 1
+def cheapest(m: int, n: int, depth: int, positions: int, *, width: int | None = None, pointwise: bool = True) -> Order:
+    """The order with the fewest multiply-accumulates; ``width`` is r. Squares on the right (m > n) act on the inputs of the
+    weight's matrix, which are those of the layer only where the kernel is ``pointwise``."""
+    k, longer = min(m, n), max(m, n)
+    r, further = width or k, depth - 2
     if m > n and not pointwise:
         return "weight"
-    once = (squares - 1) * k**3
+    once, factors = further * k * r**2, k * r + longer * r
     costs: dict[Order, int] = {
-        "weight": once + k**2 * max(m, n),
-        "square": once + k**2 * positions,
-        "squares": squares * k**2 * positions,
+        "weight": once + k * longer * r + k * longer * positions,
+        "square": once + factors * positions,
+        "squares": (further * r**2 + factors) * positions,
     }
     return min(costs, key=lambda order: costs[order])
 
@@ -46,14 +47,17 @@ def forward(layer: nn.Module, x: Tensor) -> Tensor:
     composition: Composition = originals[0]  # type: ignore[index, assignment]
     wide: Tensor = originals.original0  # type: ignore[union-attr, assignment]
     bias: Tensor | None = layer.bias  # type: ignore[assignment]
-    m, n = wide.shape[0], wide[0].numel()
-    order = cheapest(m, n, composition.depth, _positions(layer, x, m <= n), pointwise=wide[0, 0].numel() == 1)
+    squares: list[Tensor] = [getattr(originals, f"original{i}") for i in range(1, composition.depth)]
+    on_the_left = len(wide) <= wide[0].numel()
+    m, n = (len(squares[0]), wide[0].numel()) if on_the_left else (len(wide), squares[-1].shape[1])
+    width = len(wide) if on_the_left else wide[0].numel()
+    positions = _positions(layer, x, on_the_left)
+    order = cheapest(m, n, composition.depth, positions, width=width, pointwise=wide[0, 0].numel() == 1)
     if order == "weight" or not torch.is_grad_enabled():
         return _run(layer, x, layer.weight, bias)  # type: ignore[arg-type]
-    squares: list[Tensor] = [getattr(originals, f"original{i}") for i in range(1, composition.depth)]
     if order == "square":
         squares = [composition.square(*squares)]
-    if m > n:  # W = V P_1 ... P_q: the last one first. Zeros stay zeros, so padding may come behind them
+    if not on_the_left:  # W = V P_1 ... P_q: the last one first. Zeros stay zeros, so padding may come behind them
         for square in reversed(squares):
             x = _pointwise(layer, x, square, None)
         return _run(layer, x, wide, bias)
@@ -80,7 +84,8 @@ def _run(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Te
 
 
 def _pointwise(layer: nn.Module, x: Tensor, square: Tensor, bias: Tensor | None) -> Tensor:
-    """``square (k, k)`` on the channels of ``x``: (..., k) for a linear layer, (N, k, L) or (N, k, H, W) for convolutions."""
+    """``square``, (k, k) or of the inner width, on the channels of ``x``: (..., k) for a linear layer, (N, k, L) or
+    (N, k, H, W) for convolutions."""
     if isinstance(layer, nn.Linear):
         return functional.linear(x, square, bias)
     if isinstance(layer, nn.Conv1d):

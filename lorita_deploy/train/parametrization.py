@@ -4,8 +4,9 @@ With W the (m, n) matrix of a layer (m outputs, n = inputs * kernel size) and k 
 
     W = P_1 ... P_{N-1} V    (m <= n)        W = V P_1 ... P_{N-1}    (m > n)
 
-where the *squares* P are (k, k) and the *wide* factor V has the shape of the weight. An attention's projections may instead
-have squares (d, d) for each head of width d (`HeadComposition`).
+where the *squares* P are (k, k) and the *wide* factor V has the shape of the weight. With an inner width r < k, which bounds
+the rank, the square at the far end from V is (k, r) or (r, k), the others are (r, r), and V has r rows (m <= n) or r columns.
+An attention's projections may instead have squares (d, d) for each head of width d (`HeadComposition`).
 """
 
 from __future__ import annotations
@@ -22,18 +23,20 @@ RANK_DEFICIENT = 1e-6
 class Composition(nn.Module):
     """The parametrization: factors in, weight out. The parameters are ``original0`` = V and ``original1...`` = P_1 ..."""
 
-    def __init__(self, depth: int, init_jitter: float) -> None:
+    def __init__(self, depth: int, init_jitter: float, width: int | None = None) -> None:
         super().__init__()
         self.depth = depth
         self.init_jitter = init_jitter
+        self.width = width
+        """The inner width r that weights get; None: k."""
         self.kept = Kept()
 
     def forward(self, wide: Tensor, *squares: Tensor) -> Tensor:
-        """The weight, in the shape, type and memory format of ``wide``; multiplied in float32, also under autocast."""
+        """The weight, in the type and memory format of ``wide``; multiplied in float32, also under autocast."""
         return self.kept.get("weight", self._weight, (wide, *squares))
 
     def square(self, *squares: Tensor) -> Tensor:
-        """P_1 ... P_{N-1} (k, k), multiplied in float32, in the type of the squares."""
+        """P_1 ... P_{N-1} (k, k), or (k, r) or (r, k), multiplied in float32, in the type of the squares."""
         if len(squares) == 1:
             return squares[0]
         return self.kept.get("square", self._square, squares)
@@ -66,10 +69,12 @@ class Composition(nn.Module):
             channels_last = _is_channels_last(wide)
             if _squares_on_the_left(wide):
                 rows = wide.permute(0, 2, 3, 1) if channels_last else wide
-                weight = (product @ rows.to(exact).flatten(1)).view(rows.shape)
+                weight = (product @ rows.to(exact).flatten(1)).view(-1, *rows.shape[1:])
                 weight = weight.permute(0, 3, 1, 2) if channels_last else weight
             else:
-                weight = (wide.to(exact).flatten(1) @ product).view(wide.shape)
+                weight = wide.to(exact).flatten(1) @ product
+                # Only a pointwise kernel has an inner width: its columns are channels.
+                weight = weight.view(len(weight), -1, *wide.shape[2:])
                 weight = weight.contiguous(memory_format=torch.channels_last) if channels_last else weight
             return weight.to(wide.dtype)
 
@@ -80,6 +85,9 @@ class Composition(nn.Module):
         gives W back for any q. A direction that W lacks would be a stationary point with q = 0 and never learn, so there
         q is lifted: to (``init_jitter`` * s_max)^(1/N), or, for a zero weight, to what torch's default initialisation
         has (root mean square). V stays (nearly) zero there: the function does not change, the gradient does not vanish.
+
+        With an inner width r < k the r largest directions are kept, in coordinates of their own: U_r diag(q) at the far end,
+        diag(q) between, diag(q^(1-N)) U_r^T W as V. The singular values of the factors are the same.
         """
         matrices = self.matrices(weight.detach()).double()
         s2, U = torch.linalg.eigh(matrices @ matrices.mT)
@@ -88,11 +96,25 @@ class Composition(nn.Module):
         usual = (matrices.shape[-1] / (3 * weight[0].numel())) ** 0.5
         lifted = torch.where(largest > 0, self.init_jitter * largest, usual)
         q = torch.where(s > RANK_DEFICIENT * largest, s, lifted).pow(1 / self.depth)[..., None, :]
+        if self.width is not None and self.width < len(matrices):
+            return self._narrow(weight, matrices, U[:, -self.width :], q[0, -self.width :])  # eigh: ascending
         square = (U * q) @ U.mT
         inverse = (U * q.pow(1 - self.depth)) @ U.mT
         wide = torch.empty_like(weight, requires_grad=False)  # keeps the memory format
         wide.copy_(self._weight_of(inverse @ matrices, weight.shape))
         return wide, *(square.to(weight.dtype) for _ in range(self.depth - 1))
+
+    def _narrow(self, weight: Tensor, matrices: Tensor, U: Tensor, q: Tensor) -> tuple[Tensor, ...]:
+        """Balanced factors with as many inner directions as ``U (k, r)`` has columns, each ``q (r,)`` large."""
+        wide = q[:, None].pow(1 - self.depth) * (U.mT @ matrices)
+        outer, between = U * q, torch.diag(q)
+        if _squares_on_the_left(weight):
+            wide, squares = wide.reshape(-1, *weight.shape[1:]), [outer, *[between] * (self.depth - 2)]
+        else:
+            wide, squares = wide.T.reshape(len(weight), -1, *weight.shape[2:]), [*[between] * (self.depth - 2), outer.T]
+        if _is_channels_last(weight):
+            wide = wide.contiguous(memory_format=torch.channels_last)
+        return wide.to(weight.dtype).clone(), *(square.to(weight.dtype, copy=True).contiguous() for square in squares)
 
 
 class HeadComposition(Composition):
@@ -127,6 +149,11 @@ def smaller_side_first(weight: Tensor) -> Tensor:
     """The matrix (m, n) of a weight, or its transpose: (k, l), k <= l."""
     matrix = weight.flatten(1)
     return matrix if _squares_on_the_left(weight) else matrix.T
+
+
+def may_narrow(weight: Tensor) -> bool:
+    """Whether a factored ``weight`` can have an inner width below k: not where squares mix the positions of a kernel."""
+    return _squares_on_the_left(weight) or weight[0, 0].numel() == 1
 
 
 def _squares_on_the_left(weight: Tensor) -> bool:

@@ -41,6 +41,22 @@ def learning_rate(recipe: Recipe, step: int, steps: int, losses: Sequence[float]
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
+def fading(recipe: Recipe, steps: int) -> float:
+    """What decay alone leaves of a singular value that the loss does not hold, as a share, with ``steps`` an epoch.
+
+    Each of its N factors shrinks by (1 - lr * decay) a step, and by 1 / (1 - momentum) as much with SGD, whose decay goes
+    through the momentum: exp(-sum of N * lr * decay / (1 - momentum)) in all (METHOD "Training"). ``plateau`` is taken to stay
+    at its first rate.
+    """
+    momentum = recipe.momentum if recipe.optimizer == "sgd" else 0.0
+    dose = 0.0
+    for epoch in range(1, recipe.epochs + 1):
+        walk = range((epoch - 1) * steps, epoch * steps)
+        rates = sum(learning_rate(recipe, step, recipe.epochs * steps) for step in walk)
+        dose += recipe.depth_at(epoch) * recipe.weight_decay_at(epoch) * rates
+    return math.exp(-dose / (1 - momentum))
+
+
 def plateaus(losses: Sequence[float]) -> int:
     """How often ``losses`` (one an epoch) stood still."""
     best, waited, found = math.inf, 0, 0

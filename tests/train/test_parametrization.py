@@ -12,7 +12,7 @@ from lorita_deploy.compress.heads import head_spectra, narrow_heads
 from lorita_deploy.records import Phase, Recipe
 from lorita_deploy.train.composition import collapse, factored_layers, factorize
 from lorita_deploy.train.parametrization import HeadComposition
-from lorita_deploy.train.structure import structure, structure_like
+from lorita_deploy.train.structure import shapes_of, structure, structure_like
 
 HEADS, WIDTH, INNER = 2, 8, 24
 
@@ -86,7 +86,7 @@ def test_recipes_phases_and_weights_at_rest_know_of_heads() -> None:
     kinds = [layer.parametrizations.weight[0] for layer in projections(model)]  # type: ignore[union-attr, index]
     assert all(isinstance(kind, HeadComposition) and kind.depth == 2 for kind in kinds)
     torch.testing.assert_close(model(torch.ones(1, 3, 8, 8)), before, rtol=1e-4, atol=1e-5)
-    found = structure_like(network(), model.state_dict())
+    found = structure_like(network(), shapes_of(model.state_dict()))
     found.load_state_dict(model.state_dict())
     torch.testing.assert_close(found(torch.ones(1, 3, 8, 8)), before, rtol=1e-4, atol=1e-5)
 

@@ -17,7 +17,7 @@ from lorita_deploy.train.datasets import load_dataset
 from lorita_deploy.train.gates import add_gates, gated_norms
 from lorita_deploy.train.loop import train
 from lorita_deploy.train.splits import Dataset
-from lorita_deploy.train.structure import structure, structure_like
+from lorita_deploy.train.structure import shapes_of, structure, structure_like
 
 RECIPE = Recipe(
     epochs=4, batch_size=128, lr=0.05, weight_decay=1e-3, precision="fp32", phases=(Phase(start=3, depth=2, weight_decay=1e-4),)
@@ -59,12 +59,12 @@ def test_another_depth_keeps_the_function_and_what_has_faded() -> None:
 
 def test_a_network_gets_the_structure_of_the_weights_to_be_loaded() -> None:
     trained = add_gates(factorize(small(), 4), 2)
-    found = structure_like(small(), trained.state_dict())
+    found = structure_like(small(), shapes_of(trained.state_dict()))
     assert list(found.state_dict()) == list(trained.state_dict())
     found.load_state_dict(trained.state_dict())
     assert depth_of(found) == 4
     assert len(list(gated_norms(found))) == 1
-    assert not factored_layers(structure_like(small(), small().state_dict()))
+    assert not factored_layers(structure_like(small(), shapes_of(small().state_dict())))
 
 
 @pytest.fixture(scope="module")
