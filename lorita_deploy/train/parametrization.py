@@ -102,7 +102,7 @@ class Composition(nn.Module):
         inverse = (U * q.pow(1 - self.depth)) @ U.mT
         wide = torch.empty_like(weight, requires_grad=False)  # keeps the memory format
         wide.copy_(self._weight_of(inverse @ matrices, weight.shape))
-        return wide, *(square.to(weight.dtype) for _ in range(self.depth - 1))
+        return wide, *(square.to(weight.dtype, copy=True) for _ in range(self.depth - 1))  # each its own memory
 
     def _narrow(self, weight: Tensor, matrices: Tensor, U: Tensor, q: Tensor) -> tuple[Tensor, ...]:
         """Balanced factors with as many inner directions as ``U (k, r)`` has columns, each ``q (r,)`` large."""

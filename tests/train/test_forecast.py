@@ -30,6 +30,14 @@ def test_a_dry_run_forecasts_parameters_memory_and_time(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+def test_a_dry_run_says_whether_the_decay_suffices_for_low_ranks() -> None:
+    given = ("train", "-m", "fcn", "--dry-run", "--epochs", 2, "--batch-size", 64)
+    weak = TrainingForecast.parse(invoke(*given, "--weight-decay", 1e-4, "--json"), where="stdout")
+    assert 0.9 < weak.fading < 1
+    assert "ranks stay high; give more decay" in invoke(*given, "--weight-decay", 1e-4)
+    assert "ranks can fall" in invoke(*given, "--weight-decay", 0.5)
+
+
 def test_models_show_names_the_recipes() -> None:
     assert json.loads(invoke("models", "show", "vit", "--json"))["recipes"] == ["fast", "annealed", "paper", "sample"]
     assert "fast, annealed, paper, sample" in invoke("models", "show", "vit")
