@@ -148,7 +148,7 @@ def document(rows: Mapping[str, dict[str, Any]]) -> str:
         "Two trainings of each network by one recipe, N = 3, the second with gates on its channels; each dense and compressed, "
         "into pairs alone and into all forms, within the same drop of validation accuracy. *Faster*: than the dense network of "
         "the training without gates, all raced in one run (ONNX Runtime, one thread, batch 1, interleaved). *Right*: test "
-        "images, which decided nothing. *Faded*: channels whose scale is below 1/1000 of their layer's largest when training ends. "
+        "images, which decided nothing. *Faded*: channels whose scale is below 1/1000 of their layer's largest. "
         "*Channels kept*: of all channel groups that may become narrower.",
     ]
     for row in rows.values():

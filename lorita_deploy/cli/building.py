@@ -76,7 +76,7 @@ def train(screen: Screen, dry_run: bool, config: Path | None, **given: Any) -> N
     """
     options = chosen(given, config)
     if dry_run:
-        found = _forecast(options)
+        found = _forecast(screen, options)
         _end_if_joined()
         screen.show(found, networks.forecast(found))
         return
@@ -128,11 +128,12 @@ def export(screen: Screen, dry_run: bool, config: Path | None, **given: Any) -> 
     _part(screen, dry_run, chosen(given, config), "export", "artifacts")
 
 
-def _forecast(options: BuildOptions) -> TrainingForecast:
+def _forecast(screen: Screen, options: BuildOptions) -> TrainingForecast:
     from ..pipeline import forecast
+    from .progress import TerminalWatch
 
-    with redirect_stdout(sys.stderr):
-        return forecast(options)
+    with TerminalWatch(screen) as watch, redirect_stdout(sys.stderr):
+        return forecast(options, watch)
 
 
 def _front(screen: Screen, options: BuildOptions) -> ParetoFront:

@@ -16,6 +16,7 @@ from ..records import Accuracy, CollapsedRecord, Layer, TrainingForecast
 from .context import EVALUATION_BATCH, Build, Stage
 from .folder import key_of, program, sha256_of
 from .options import BuildOptions
+from .watch import Watch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -86,16 +87,23 @@ def fit(build: Build) -> TrainedNetwork:
         )
 
 
-def forecast(options: BuildOptions) -> TrainingForecast:
+def forecast(options: BuildOptions, watch: Watch | None = None) -> TrainingForecast:
     """What the training of these options will take, from a few of its steps; writes nothing."""
     from ..train.forecast import forecast
 
-    build = Build(options)
+    build = Build(options, watch=watch)
     if not build.trains:
         raise LoritaDeployError("there is nothing to train", where="--no-train", fix="leave out --no-train")
     build.data = build.dataset.summary  # no data stage ran that would have left it in the folder
-    module = untrained(build)
-    return forecast(module, build.dataset, build.recipe, model_name=build.spec.name, device=options.torch_device)
+    with _warnings_as_notes(build):
+        return forecast(
+            untrained(build),
+            build.dataset,
+            build.recipe,
+            model_name=build.spec.name,
+            device=options.torch_device,
+            compile=options.compile,
+        )
 
 
 def untrained(build: Build) -> nn.Module:

@@ -147,8 +147,6 @@ class TrainRecord(Document):
     epochs: tuple[EpochRecord, ...]
     best_epoch: int
     """By the validation split."""
-    test: Accuracy | None
-    """Looked at once, at the end."""
     weights_sha256: str
 
 

@@ -13,8 +13,8 @@ from torch import nn
 
 from ..records import Recipe, TrainingForecast
 from .averaging import Average
-from .epoch import Epochs, Network
-from .loop import find_device
+from .epoch import Epochs
+from .loop import find_device, prepared
 from .objective import objective
 from .processes import accelerator_for
 from .schedule import fading, make_optimizer
@@ -25,7 +25,9 @@ STEPS = 3
 """Steps that are run; the first is not counted, it pays for what is set up once."""
 
 
-def forecast(module: nn.Module, dataset: Dataset, recipe: Recipe, *, model_name: str, device: str = "auto") -> TrainingForecast:
+def forecast(
+    module: nn.Module, dataset: Dataset, recipe: Recipe, *, model_name: str, device: str = "auto", compile: bool = False
+) -> TrainingForecast:
     """Train ``module`` (plain, changed in place) for `STEPS` steps and say what the whole will take.
 
     The time of judging the validation images after each epoch is taken as a third of a training pass over as many: a forward
@@ -37,8 +39,8 @@ def forecast(module: nn.Module, dataset: Dataset, recipe: Recipe, *, model_name:
     params = sum(parameter.numel() for parameter in module.parameters())
     structure(module, recipe, 1).to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = Average(module, recipe.ema) if recipe.ema else None
-    network = Network(module, make_optimizer(module, recipe), average)
     epochs = Epochs(accelerator, place, dataset, recipe, objective(recipe, dataset, None, None))
+    network = prepared(module, make_optimizer(module, recipe), average, epochs, compile)
     clock = [time.perf_counter_ns()]
     with torch.random.fork_rng([place] if place.type == "cuda" else []):
         for value in islice(epochs.walk(1, network), STEPS):

@@ -57,12 +57,12 @@ def train(
 ) -> TrainedNetwork:
     """Factorise ``module`` (plain, in place) by ``recipe``, train it, and return it with its best weights, on the CPU.
 
-    ``evaluate`` judges on the validation split after each epoch; the test split is not looked at (the record's ``test`` is
-    None). The state after each epoch lies in ``folder``, and is taken up from there when ``resume``. ``loss(outputs, labels)``
-    is the mean over the batch; cross entropy when not given. ``teacher`` is a plain network of the same classes, whose answers
-    are learnt beside the labels. ``compile`` runs the network through ``torch.compile``. ``metrics`` gets one line of JSON an
-    epoch. ``on_progress(images, all images, text)``. Under ``torchrun`` every process calls this with the same arguments; each
-    takes its part of every batch, and the first one writes.
+    ``evaluate`` judges on the validation split after each epoch; the test split is not looked at. The state after each epoch
+    lies in ``folder``, and is taken up from there when ``resume``. ``loss(outputs, labels)`` is the mean over the batch; cross
+    entropy when not given. ``teacher`` is a plain network of the same classes, whose answers are learnt beside the labels.
+    ``compile`` runs the network through ``torch.compile``. ``metrics`` gets one line of JSON an epoch. ``on_progress(images,
+    all images, text)``. Under ``torchrun`` every process calls this with the same arguments; each takes its part of every
+    batch, and the first one writes.
 
     Warns of what makes a training pointless. Raises `TrainingDiverged` (the last good epoch is kept), `BadCheckpoint` (the
     folder holds another training), `BadData` and `OutOfResource`.
@@ -96,7 +96,7 @@ def train(
                 average = Average(module, recipe.ema) if recipe.ema else None
                 network = None
             if network is None:
-                network = _prepared(module, optimizer, average, epochs, compile)
+                network = prepared(module, optimizer, average, epochs, compile)
             found = epochs.run(epoch, network, [each.train_loss for each in progress.epochs], _text(progress))
             _check(module, found, epoch, recipe, folder)
             with average.swapped_in(module) if average else nullcontext():
@@ -125,7 +125,6 @@ def train(
             left_alone=left_alone(module),
             epochs=progress.epochs,
             best_epoch=progress.best_epoch,
-            test=None,
             weights_sha256=weights_digest(module),
         ),
     )
@@ -165,9 +164,10 @@ def _warn(module: nn.Module, recipe: Recipe, dataset: Dataset) -> None:
         )
 
 
-def _prepared(
+def prepared(
     module: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, epochs: Epochs, compile: bool
 ) -> Network:
+    """The network as it is run: wrapped by accelerate, and compiled if that is asked for and works."""
     epochs.accelerator.free_memory()
     model, optimizer = epochs.accelerator.prepare(module, optimizer)
     if compile:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from lorita_deploy.cli.commands import cli
@@ -36,6 +39,16 @@ def test_a_dry_run_says_whether_the_decay_suffices_for_low_ranks() -> None:
     assert 0.9 < weak.fading < 1
     assert "ranks stay high; give more decay" in invoke(*given, "--weight-decay", 1e-4)
     assert "ranks can fall" in invoke(*given, "--weight-decay", 0.5)
+
+
+@pytest.mark.slow
+def test_a_dry_run_tries_to_compile_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    given = (sys.executable, "-m", "lorita_deploy", "train", "-m", "fcn", "--dry-run", "--compile")
+    done = subprocess.run(given, capture_output=True, text=True, check=True)
+    assert "not compiled, training goes on without" in done.stderr
+    assert "images/s" in done.stdout
 
 
 def test_models_show_names_the_recipes() -> None:

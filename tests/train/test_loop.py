@@ -77,7 +77,6 @@ def test_a_small_network_learns_digits_and_the_record_says_how(digits: Dataset, 
     best = record.epochs[record.best_epoch - 1].validation
     assert best.value == max(each.validation.value for each in record.epochs)
     assert judge(digits)(trained.module) == best  # the weights are those of the best epoch
-    assert record.test is None
     assert record.factored == ("conv", "head")
     assert set(factored_layers(trained.module)) == {"conv", "head"}
     assert record.recipe.augment == ("crop",)  # digits are not mirrored, whatever the recipe says
