@@ -25,8 +25,10 @@ OBJECTIVES = ("macs", "latency")
 
 
 def best_run(rows: Mapping[str, dict[str, Any]], model: str, depth: int) -> str | None:
-    """The run of seed 0 with most right validation images: of twins, several weight decays were tried."""
+    """The run of seed 0 with most right validation images, of the longest: of twins, several weight decays were tried."""
     alike = {name: row for name, row in rows.items() if (row["model"], row["depth"], row["seed"]) == (model, depth, 0)}
+    most = max((row["epochs"] for row in alike.values()), default=0)
+    alike = {name: row for name, row in alike.items() if row["epochs"] == most}
     return max(alike, key=lambda name: float(alike[name]["validation"]), default=None)
 
 

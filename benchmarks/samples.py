@@ -2,10 +2,10 @@
 
     python benchmarks/samples.py MODEL --data cifar10 --dataset NAME --folder RUNS [--seeds 3] [--ship]
 
-All are trained by the recipe ``sample``; --depths, --epochs and --compile take fewer networks, or less time.
+All are trained by the recipe ``sample``; --depths, --epochs, --search-epochs and --compile take fewer networks, or less time.
 
 A run is a build up to the collapsed network in a folder of its own under RUNS: stopped, it goes on where it was. The decay of
-the twin is its own: most right validation images, at seed 0. Test images are recorded and decide nothing. With
+the twin is its own: most right validation images, at seed 0 (with --search-epochs after so many, then it is trained whole). Test images are recorded and decide nothing. With
 --ship the network of seed 0 goes to sample_models/checkpoints, as small as gives the same answers to all test images, logits
 within 1e-3. Rows in benchmarks/samples.json and, from it, samples.md.
 """
@@ -34,20 +34,23 @@ DECAYS = (0.25, 1.0, 4.0)
 """Weight decays that a twin is trained with, as multiples of the recipe's."""
 
 
-def run(given: argparse.Namespace, depth: int, decay: float | None, seed: int) -> tuple[Path, TrainRecord]:
-    """One training, and its folder."""
+def run(
+    given: argparse.Namespace, depth: int, decay: float | None, seed: int, epochs: int | None = None
+) -> tuple[Path, TrainRecord]:
+    """One training, and its folder; of so many ``epochs`` instead of those that are given for all."""
     from lorita_deploy.pipeline import build
     from lorita_deploy.pipeline.context import Build
     from lorita_deploy.pipeline.options import make_options
     from lorita_deploy.records import TrainRecord
 
     name = f"{given.model}-n{depth}" + (f"-decay{decay:g}" if decay else "") + f"-seed{seed}"
+    name += f"-epochs{epochs}" if epochs else ""
     folder = Path(given.folder) / name
     options = {
         "model": given.model,
         "data": given.data,
         "recipe": given.recipe,
-        "epochs": given.epochs,
+        "epochs": epochs or given.epochs,
         "compile": given.compile,
     }
     asked = make_options(**options, depth=depth, weight_decay=decay, seed=seed, out=str(folder))
@@ -76,13 +79,13 @@ def run(given: argparse.Namespace, depth: int, decay: float | None, seed: int) -
 
 
 def twins(given: argparse.Namespace) -> None:
-    """Networks without LoRITa: seed 0 with each decay, the others with the best of these."""
+    """Networks without LoRITa: seed 0 with each decay, all else with the best of these."""
     from lorita_deploy.ports import find_model
 
     usual = find_model(given.model).recipe_called(given.recipe).weight_decay
-    found = {decay: run(given, 1, decay, 0)[1] for decay in (share * usual for share in DECAYS)}
+    found = {decay: run(given, 1, decay, 0, given.search_epochs)[1] for decay in (share * usual for share in DECAYS)}
     best = max(found, key=lambda decay: max(epoch.validation.value for epoch in found[decay].epochs))
-    for seed in range(1, given.seeds):
+    for seed in range(0 if given.search_epochs else 1, given.seeds):
         run(given, 1, best, seed)
 
 
@@ -176,6 +179,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="sample")
     parser.add_argument("--depths", type=int, nargs="+", default=[SHIPPED, 2, 1], help="which N, in this order")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--search-epochs", type=int, help="to compare the twin's decays after; all where not given")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--ship", action="store_true")
     given = parser.parse_args()
