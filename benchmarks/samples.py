@@ -7,7 +7,7 @@ All are trained by the recipe ``sample``; --depths, --epochs, --search-epochs an
 A run is a build up to the collapsed network in a folder of its own under RUNS: stopped, it goes on where it was. The decay of
 the twin is its own: most right validation images, at seed 0 (with --search-epochs after so many; the best is then trained
 whole). Test images are recorded and decide nothing. With --ship the network of seed 0 goes to sample_models/checkpoints, as
-small as gives the same answers to all test images, logits within 1e-3. Rows in benchmarks/samples.json and, from it, samples.md.
+small as gives the same answers to all test images, logits within 1e-3. Rows in samples.json and, from it, samples.md.
 """
 
 from __future__ import annotations
