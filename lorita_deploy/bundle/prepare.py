@@ -76,7 +76,7 @@ def _engine(job: Json, command: List[str], runtime: Any, artifact: Json) -> Json
 
         def build(workspace: int) -> None:
             code, _, err = _child(command + asked + ["--workspace", str(workspace)])
-            if code == 6 or code < 0:
+            if code == engines.LESS_WORKSPACE or code < 0:
                 raise engines.OutOfMemoryError(err.strip().partition("\n")[0] or "ended by signal %d" % -code)
             if code:
                 sys.stderr.write(err)
@@ -98,15 +98,15 @@ def _facts(job: Json, runtime: Any, artifact: Json) -> Optional[Json]:
 
 
 def build(job: Json, runtime: Any, artifact: Json, workspace: int) -> None:
-    """Build and keep one engine. Raises `JobError` (exit code 6: this needs less workspace, or more memory)."""
+    """Build and keep one engine. Raises `JobError` (exit code `engines.LESS_WORKSPACE`: memory; 6: disk)."""
     cache = os.path.join(job["folder"], engines.FOLDER, "timings-%s.cache" % engines.cache_key(runtime.about()))
     start = clock.now_ns()
     engines.make_folder(job["folder"])
     try:
         path = inside(job["folder"], artifact["path"])
         plan = runtime.build(path, artifact["precision"], workspace, artifact["exact"], cache)
-    except engines.OutOfMemoryError as error:
-        raise JobError("out of memory: %s" % error, artifact["name"], "end other programs", 6)
+    except (engines.OutOfMemoryError, MemoryError) as error:
+        raise JobError("out of memory: %s" % error, artifact["name"], "end other programs", engines.LESS_WORKSPACE)
     except runtimes.CannotRunError as error:
         raise JobError(str(error), artifact["path"], "lorita-deploy targets check tells what this TensorRT accepts")
     facts = {
