@@ -28,12 +28,13 @@ from ..records import (
     write_atomically,
 )
 from ..targets import all_targets, load_target
-from .carried import is_carried, load_receipt, require_same_artifacts
+from .carried import NOT_THE_TARGET, called_by_its_name, is_carried, load_receipt, require_same_artifacts
 from .folder import sha256_of
 
 if TYPE_CHECKING:
     import numpy as np
 
+GZIP = b"\x1f\x8b"
 BUNDLE_S = 7200.0
 """Longest that a bundle may run on a board: a small one takes many minutes for each engine that it builds."""
 
@@ -44,6 +45,7 @@ def verify_again(folder: Path) -> FidelityReport:
     Nothing is run before every hash is right. Differences are reported, not raised: see `require_passed`. Raises what
     `held_artifacts` raises, and `BadArtifact` for golden data that cannot be read.
     """
+    _require_there(folder)
     artifacts = held_artifacts(folder)
     inputs = read_golden(folder / "golden" / "inputs.npz")
     return FidelityReport(artifacts=artifacts, checks=tuple(_check(folder, artifact, inputs) for artifact in artifacts))
@@ -80,6 +82,7 @@ def bench_again(
     most accurate one whose p99 is at most that. Raises what `held_artifacts` and `Device.run` raise.
     """
     device = device or LocalDevice()
+    _require_there(path)
     folder = path.parent if path.is_file() else path
     where = folder / f"receipt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
     if path.is_file():
@@ -116,13 +119,25 @@ def bench_again(
     return receipt, where
 
 
+def _require_there(path: Path) -> None:
+    if not path.exists():
+        fix = "name a build folder, or a bundle (unpacked or .tar.gz)"
+        raise LoritaDeployError("there is no such file or folder", where=path, fix=fix)
+    if path.is_file():
+        with path.open("rb") as file:
+            packed = file.read(2) == GZIP
+        if not packed:
+            fix = "name the bundle.tar.gz, or the build folder that it is of"
+            raise LoritaDeployError("neither a bundle nor a build folder", where=path, fix=fix)
+
+
 def _called_by_its_name(path: Path, device: SshDevice, target: str) -> Receipt:
     """The receipt of a bundle for ``target``, which its runner takes for granted. On another machine it is not: the receipt
     is written again with the machine's own kind, and a warning."""
     receipt, kind = Receipt.load(path), kind_of(device.look)
     if target in [each.name for each in all_targets()] and is_target(device.look, load_target(target)):
         return receipt
-    warning = f"this machine is not a {target}, which the bundle is made for"
+    warning = NOT_THE_TARGET.format(target)
     host = receipt.host.model_copy(update={"kind": kind})
     receipt = receipt.model_copy(update={"host": host, "warnings": (*receipt.warnings, warning)})
     receipt.save(path)
@@ -135,12 +150,14 @@ def keep_receipt(file: Path, path: Path) -> tuple[Receipt, Path]:
     Raises `PlanMismatch` for a receipt of other artifacts, `BadRecord`, and what `held_artifacts` raises.
     """
     receipt = load_receipt(file)
+    _require_there(path)
     if path.is_file():
         with tempfile.TemporaryDirectory(prefix="lorita-") as aside:
             artifacts = held_artifacts(unpack(path, Path(aside)))
     else:
         artifacts = held_artifacts(path)
     require_same_artifacts(receipt, artifacts, file)
+    receipt = called_by_its_name(receipt)
     stamp = "".join(letter for letter in receipt.started if letter.isalnum())
     return receipt, receipt.save((path.parent if path.is_file() else path) / f"receipt-{stamp}.json")
 

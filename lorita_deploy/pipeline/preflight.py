@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..devices.look import require_runtime, require_target
 from ..devices.ssh import SshDevice
 from ..errors import BadTarget, ExporterUnavailable, LoritaDeployError
+from .carried import require_of_this_build
 
 if TYPE_CHECKING:
     from .context import Build
@@ -21,6 +22,8 @@ def preflight(build: Build) -> None:
         if given is not None and not Path(given).exists():
             spelled = "--" + name.replace("_", "-")
             raise LoritaDeployError(f"{spelled}: there is no such file or folder", where=given, fix="check the path")
+    if options.receipt is not None:
+        require_of_this_build(build)
     if build.trains:
         _ = build.recipe  # a misspelt one is told before anything is done
     asked = build.asked_precision
