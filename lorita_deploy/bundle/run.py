@@ -42,7 +42,7 @@ def tell(work: Callable[[], int]) -> int:
         return int(problem.code)
     except ImportError as error:
         package = {"PIL": "pillow"}.get(error.name or "", error.name)
-        fix = "python3 -m pip install %s; on a Jetson: sudo apt install python3-%s" % (package, package)
+        fix = "%s -m pip install %s; on a Jetson: sudo apt install python3-%s" % (sys.executable, package, package)
         return _say("this Python cannot import %s: %s" % (package, error), sys.executable, fix, 3)
     except MemoryError:
         return _say("out of memory", HERE, "end other programs, or use a smaller artifact", 6)

@@ -27,10 +27,8 @@ from job import DEFAULTS, Json, JobError, feeds, inside, write_json
 from progress import Progress, digest
 
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "run.py")
-INSTALLED_BY = {
-    "tensorrt": "sudo apt install python3-libnvinfer, and start it with the system's own /usr/bin/python3 (not in a venv)",
-}
-"""What brings a runtime, where that is not pip: pip's TensorRT does not know the GPU of many Jetsons."""
+ON_A_JETSON = "sudo apt install python3-libnvinfer, and start it with the system's own /usr/bin/python3 (not in a venv)"
+"""What brings TensorRT: pip's does not know the GPU of many Jetsons."""
 
 
 def start_runtime(job: Json, settle: bool = False) -> Tuple[Any, List[str]]:
@@ -48,9 +46,10 @@ def start_runtime(job: Json, settle: bool = False) -> Tuple[Any, List[str]]:
         try:
             return _started(job), ["%s cannot be used here (%s): onnxruntime on the processor was used" % (name, problem)]
         except runtimes.CannotRunError as error:
-            problem = "neither can be used here: %s; %s" % (problem, error)
-    fix = INSTALLED_BY.get(name, "python3 -m pip install %s" % name)
-    raise JobError(problem, sys.executable, "%s; or choose with --runtime" % fix, 3)
+            fix = "on a Jetson: %s; elsewhere: %s -m pip install onnxruntime" % (ON_A_JETSON, sys.executable)
+            raise JobError("neither can be used here: %s; %s" % (problem, error), sys.executable, fix, 3)
+    fix = ON_A_JETSON if name == "tensorrt" else "%s -m pip install %s" % (sys.executable, name)
+    raise JobError(problem, sys.executable, "%s; run.py --runtime NAME takes another one" % fix, 3)
 
 
 def _started(job: Json) -> Any:

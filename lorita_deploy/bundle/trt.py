@@ -133,15 +133,18 @@ class TensorRt:
             config.add_optimization_profile(profile)
 
     def _timing_cache(self, config: Any, path: str) -> bool:
-        """Whether a cache is in use; TensorRT itself refuses one from another device or version."""
+        """Whether a cache is in use; one that TensorRT refuses (damaged, of another device or version) is begun anew."""
         if not path or not hasattr(config, "create_timing_cache"):
             return False
         known = b""
         if os.path.exists(path):
             with open(path, "rb") as file:
                 known = file.read()
-        cache = config.create_timing_cache(known)
-        return bool(cache is not None and config.set_timing_cache(cache, False))
+        for content in (known, b""):
+            cache = config.create_timing_cache(content)
+            if cache is not None and config.set_timing_cache(cache, False):
+                return True
+        return False
 
     # ------------------------------------------------------------------------------------------ running
 
