@@ -41,7 +41,7 @@ def preflight(build: Build) -> None:
         )
     if build.opset > limits.opset_max:
         raise BadTarget(
-            f"{build.target.name} reads opsets up to {limits.opset_max}, not {build.opset}",
+            f"{build.target.spelled} reads opsets up to {limits.opset_max}, not {build.opset}",
             where="--opset",
             fix=f"leave it out: {limits.opset} is written",
         )
