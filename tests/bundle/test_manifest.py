@@ -259,7 +259,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], code: int, word: str)
 def test_the_shell_runner_checks_every_file_first(folder: Path) -> None:
     for shell in ("sh", "bash"):
         done = subprocess.run([shell, "run.sh"], cwd=folder, capture_output=True, text=True, check=False)
-        assert done.returncode == 2
+        assert done.returncode == 3
         assert done.stderr.startswith("trtexec was not found\n  where: "), done.stderr
     flip(folder / "golden/inputs.npz")
     done = subprocess.run(["sh", "run.sh"], cwd=folder, capture_output=True, text=True, check=False)
