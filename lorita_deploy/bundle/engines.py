@@ -60,9 +60,9 @@ def build_down(name: str, sizes: List[int], build: Callable[[int], None]) -> int
 # ---------------------------------------------------------------------------------------------- keeping and finding
 
 
-def key_of(artifact: Json, about: Dict[str, str], exact: bool) -> str:
-    """What an engine depends on, as 16 hexadecimal digits."""
-    parts = {"onnx": artifact["sha256"], "precision": artifact["precision"], "exact": exact, "about": about}
+def key_of(artifact: Json, about: Dict[str, str], exact: bool, batch: int) -> str:
+    """What an engine depends on, as 16 hexadecimal digits: of a file with an open batch, the one it is built for too."""
+    parts = {"onnx": artifact["sha256"], "precision": artifact["precision"], "exact": exact, "about": about, "batch": batch}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -54,15 +54,16 @@ except MemoryError:
 
 
 def test_engines_are_kept_and_found_by_what_they_depend_on(tmp_path: Path) -> None:
-    key = engines.key_of(ARTIFACT, ABOUT, False)
+    key = engines.key_of(ARTIFACT, ABOUT, False, 1)
     others = {
-        engines.key_of({**ARTIFACT, "sha256": "b" * 64}, ABOUT, False),
-        engines.key_of({**ARTIFACT, "precision": "fp32"}, ABOUT, False),
-        engines.key_of(ARTIFACT, {**ABOUT, "tensorrt": "10.3.1"}, False),
-        engines.key_of(ARTIFACT, {**ABOUT, "gpu": "Xavier"}, False),
-        engines.key_of(ARTIFACT, ABOUT, True),
+        engines.key_of({**ARTIFACT, "sha256": "b" * 64}, ABOUT, False, 1),
+        engines.key_of({**ARTIFACT, "precision": "fp32"}, ABOUT, False, 1),
+        engines.key_of(ARTIFACT, {**ABOUT, "tensorrt": "10.3.1"}, False, 1),
+        engines.key_of(ARTIFACT, {**ABOUT, "gpu": "Xavier"}, False, 1),
+        engines.key_of(ARTIFACT, ABOUT, True, 1),
+        engines.key_of(ARTIFACT, ABOUT, False, 8),
     }
-    assert len(others | {key}) == 6
+    assert len(others | {key}) == 7
     assert engines.find(str(tmp_path), "dense", key) is None
     engines.keep(str(tmp_path), "dense", key, b"plan", {"workspace_bytes": 1})
     found = engines.find(str(tmp_path), "dense", key)
@@ -133,4 +134,4 @@ def test_an_engine_of_another_gpu_is_refused_before_it_is_loaded(
     engines.keep(str(tmp_path), "dense", "k", plan, {"about": {**here, **change}})
     refused = engines.refusal(engines.path_of(str(tmp_path), "dense", "k"), here)
     assert refused == (words and f"built on another device: {words}")
-    assert (engines.key_of(ARTIFACT, here, False) == engines.key_of(ARTIFACT, {**here, **change}, False)) == (not change)
+    assert (engines.key_of(ARTIFACT, here, False, 1) == engines.key_of(ARTIFACT, {**here, **change}, False, 1)) == (not change)
