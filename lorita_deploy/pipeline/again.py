@@ -77,9 +77,9 @@ def bench_again(
 ) -> tuple[Receipt, Path]:
     """Race what ``path`` holds again on ``device``; the new receipt and where it was written.
 
-    A build folder is raced as it was the last time. A bundle (unpacked or packed) that goes to another machine is run there
-    by its own runner, as a person would run it. With ``deadline_ms`` (of a bundle), the runner says which network is the
-    most accurate one whose p99 is at most that. Raises what `held_artifacts` and `Device.run` raise.
+    A build folder is raced as it was the last time. What goes to another machine is the bundle (unpacked, packed, or the one in
+    a build folder), which is run there by its own runner, as a person would run it. With ``deadline_ms``, the runner says which
+    network is the most accurate one whose p99 is at most that. Raises what `held_artifacts` and `Device.run` raise.
     """
     device = device or LocalDevice()
     _require_there(path)
@@ -91,10 +91,11 @@ def bench_again(
             write_atomically(where, written.read_bytes())
         return receipt, where
     artifacts = held_artifacts(folder)
-    if isinstance(device, SshDevice) and threads is None and (folder / MANIFEST).exists():
+    bundle = _bundle_of(folder, artifacts)
+    if isinstance(device, SshDevice) and threads is None and bundle is not None:
         more = () if deadline_ms is None else ("--deadline", str(deadline_ms))
-        device.run_bundle(folder, where, arguments=more, timeout_s=BUNDLE_S)
-        return _called_by_its_name(where, device, read_manifest(folder).target), where
+        device.run_bundle(bundle, where, arguments=more, timeout_s=BUNDLE_S)
+        return _called_by_its_name(where, device, read_manifest(bundle).target), where
     if deadline_ms is not None:
         raise LoritaDeployError(
             "a deadline is judged by the bundle's own runner, on a device",
@@ -117,6 +118,17 @@ def bench_again(
         result=where.name,
     )
     return receipt, where
+
+
+def _bundle_of(folder: Path, artifacts: tuple[Artifact, ...]) -> Path | None:
+    """The bundle that ``folder`` is, or that a build ended with there, if it holds what lies there now."""
+    if (folder / MANIFEST).exists():
+        return folder
+    inner = folder / "bundle"
+    if not (inner / MANIFEST).exists():
+        return None
+    here, there = ({each.path: each.sha256 for each in found} for found in (artifacts, read_manifest(inner).artifacts))
+    return inner if there.items() <= here.items() else None
 
 
 def _require_there(path: Path) -> None:
