@@ -35,7 +35,7 @@ from lorita_deploy import bundle
 sys.path.insert(0, str(Path(bundle.__file__).parent))
 import board  # the runner's modules know one another by their bare names
 import machine
-import run
+import runner
 from job import digest_of, read_job
 from progress import Progress
 
@@ -94,13 +94,13 @@ def race(folder: Path, candidate: str, samples: int = SAMPLES) -> tuple[Ratio, l
         )
     )
     job = read_job(str(job_file))
-    runtime, _ = run.start_runtime(job)
+    runtime, _ = runner.start_runtime(job)
     progress = Progress(str(folder / "progress.json"), "none is taken up")
     untold = {"load_ms": 0.0, "first_ms": 0.0, "call_ms": 0.0, "peak_memory_bytes": None, "max_rel": None}
     progress.probes.update(dict.fromkeys(named, untold))
     body = {"host": machine.host("cpu", {})}
     gc.disable()
-    warnings = run._race(job, runtime, progress, board.conditions("start"), body)
+    warnings = runner._race(job, runtime, progress, board.conditions("start"), body)
     gc.enable()
     progress.remove()
     (ratio,) = body["ratios"]

@@ -6,8 +6,8 @@ import ctypes
 from dataclasses import dataclass
 
 DRIVER = "libcuda.so.1"
-MAJOR, MINOR = 75, 76
-"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of the driver API."""
+MAJOR, MINOR, MULTIPROCESSORS = 75, 76, 16
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR and _MULTIPROCESSOR_COUNT of the driver API."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,8 @@ class CudaDevice:
     name: str
     capability: str
     """Compute capability as TensorRT spells it, such as ``SM87``."""
+    multiprocessors: int
+    """Tells GPUs of one name apart: those of all Orins have the same."""
     cuda: str
     """Newest CUDA version that the driver supports, such as ``12.6``."""
 
@@ -36,10 +38,12 @@ def find_device() -> CudaDevice | str:
     driver.cuDriverGetVersion(ctypes.byref(version))
     name = ctypes.create_string_buffer(256)
     driver.cuDeviceGetName(name, len(name), number)
-    parts = []
-    for attribute in (MAJOR, MINOR):
+    found = []
+    for attribute in (MAJOR, MINOR, MULTIPROCESSORS):
         value = ctypes.c_int()
         driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, number)
-        parts.append(str(value.value))
+        found.append(value.value)
     cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    return CudaDevice(name=name.value.decode(errors="replace"), capability=f"SM{''.join(parts)}", cuda=cuda)
+    major, minor, multiprocessors = found
+    called = name.value.decode(errors="replace")
+    return CudaDevice(name=called, capability=f"SM{major}{minor}", multiprocessors=multiprocessors, cuda=cuda)

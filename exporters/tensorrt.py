@@ -14,20 +14,17 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lorita_deploy.errors import BadArtifact, ExporterUnavailable, OutOfResource
 from lorita_deploy.ports import ExportJob, Session
 from lorita_deploy.records import Artifact, EngineRecord, Precision, write_atomically
 
 from .cuda_device import CudaDevice, find_device
-
-if TYPE_CHECKING:
-    import numpy as np
+from .tensorrt_open import open_engine
 
 AHEAD_OF_TIME = ("SM80", "SM86", "SM89", "SM120")
 """GPUs that TensorRT for RTX builds for where no GPU is here and none is named: Ampere to Blackwell (Turing, SM75, has
@@ -116,7 +113,7 @@ class TensorRTExporter:
         if missing := [each for each in (self.module, "polygraphy") if find_spec(each) is None]:
             fix = f'pip install "lorita-deploy[{self.name}]"'
             raise ExporterUnavailable(f"missing: {', '.join(missing)}", where=path, fix=fix)
-        return _run_with_polygraphy(path, rtx=not self.needs_gpu)
+        return open_engine(path, self.module, device.capability)
 
     def _request(self, job: ExportJob, place: Path, device: CudaDevice | None) -> dict[str, Any]:
         assert job.source is not None
@@ -130,19 +127,17 @@ class TensorRTExporter:
             "workspace_bytes": job.workspace_bytes,
             "batch": job.batch,
             "capabilities": capabilities,
-            "timing_cache": self._timing_cache(job, device),
+            "timings": self._timings(job, device),
             "gpu": device is not None and not capabilities,
         }
 
-    def _timing_cache(self, job: ExportJob, device: CudaDevice | None) -> str | None:
-        """Timings hold for one device, CUDA and TensorRT version, and for no other."""
+    def _timings(self, job: ExportJob, device: CudaDevice | None) -> dict[str, str] | None:
+        """Where timings are kept, and the device and CUDA that they hold for; the version of TensorRT, which they hold for
+        as well, is that of the library that builds."""
         if not self.needs_gpu or device is None or job.timing_caches is None:
             return None
-        from importlib.metadata import version
-
-        key = hashlib.sha256(f"{device.name} {device.cuda} {version(self.module)}".encode()).hexdigest()[:16]
-        job.timing_caches.mkdir(parents=True, exist_ok=True)
-        return str(job.timing_caches.resolve() / f"{self.name}-{key}.cache")
+        about = f"{device.name} {device.capability} {device.multiprocessors} {device.cuda}"
+        return {"folder": str(job.timing_caches.resolve()), "exporter": self.name, "about": about}
 
     def _run(self, request: dict[str, Any], place: Path, source: str) -> dict[str, Any]:
         (place / "request.json").write_text(json.dumps(request), encoding="utf-8")
@@ -165,26 +160,6 @@ class TensorRTExporter:
             verb = "read" if found["failed"] == "parse" else "build an engine from"
             raise BadArtifact(f"{self.name} cannot {verb} it: {found['what']}", where=source, fix="lorita-deploy targets check")
         return found
-
-
-def _run_with_polygraphy(path: Path, rtx: bool) -> Session:
-    import os
-
-    if rtx:
-        os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1"
-    from polygraphy.backend.common import BytesFromPath
-    from polygraphy.backend.trt import EngineFromBytes, TrtRunner
-
-    try:
-        runner = TrtRunner(EngineFromBytes(BytesFromPath(str(path))))
-        runner.activate()
-    except Exception as error:
-        raise BadArtifact(f"TensorRT does not load it: {' '.join(str(error).split())[:300]}", where=path) from error
-
-    def run(inputs: Mapping[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
-        return [output.copy() for output in runner.infer(dict(inputs)).values()]
-
-    return run
 
 
 TENSORRT = TensorRTExporter(

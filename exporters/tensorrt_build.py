@@ -10,6 +10,7 @@ is asked of the API itself, newest first; only typing goes by the version.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import sys
@@ -58,7 +59,7 @@ def build(request: Json) -> Json:
         config.num_compute_capabilities = len(request["capabilities"])
         for place, name in enumerate(request["capabilities"]):
             config.set_compute_capability(getattr(trt.ComputeCapability, name), place)
-    cache = Path(request["timing_cache"]) if request["timing_cache"] else None
+    cache = timing_cache(request["timings"], trt.__version__, messages)
     known = _load_timing_cache(config, cache)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
@@ -66,7 +67,7 @@ def build(request: Json) -> Json:
     built = time.perf_counter()
     Path(request["engine"]).write_bytes(plan)
     if cache:
-        _save_timing_cache(config, cache)
+        _save_timing_cache(config, cache, messages)
     return {
         "version": trt.__version__,
         "strongly_typed": strong,
@@ -140,18 +141,40 @@ def _set_profile(builder: Any, network: Any, config: Any, batch: int) -> None:
     config.add_optimization_profile(profile)
 
 
+def timing_cache(timings: dict[str, str] | None, version: str, messages: list[str]) -> Path | None:
+    """The file of timings for one device, CUDA and TensorRT; None where none is kept, or its folder cannot be made."""
+    if timings is None:
+        return None
+    key = hashlib.sha256(f"{timings['about']} {version}".encode()).hexdigest()[:16]
+    folder = Path(timings["folder"])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        messages.append(f"timings are not kept: {folder}: {error.strerror}")
+        return None
+    return folder / f"{timings['exporter']}-{key}.cache"
+
+
 def _load_timing_cache(config: Any, path: Path | None) -> bool:
-    """Whether an earlier build's timings are used."""
+    """Whether an earlier build's timings are used; ones that TensorRT refuses (damaged, of another device) are made anew."""
     if path is None:
         return False
     known = path.read_bytes() if path.exists() else b""
-    return bool(config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)) and bool(known)
+    for content in (known, b""):
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return bool(content)
+    return False
 
 
-def _save_timing_cache(config: Any, path: Path) -> None:
+def _save_timing_cache(config: Any, path: Path, messages: list[str]) -> None:
+    """The engine is worth more than its timings: where these cannot be kept, that is only said."""
     aside = path.with_suffix(".part")
-    aside.write_bytes(memoryview(config.get_timing_cache().serialize()))
-    aside.replace(path)
+    try:
+        aside.write_bytes(memoryview(config.get_timing_cache().serialize()))
+        aside.replace(path)
+    except OSError as error:
+        messages.append(f"timings are not kept: {path}: {error.strerror}")
 
 
 def _write_layers(trt: Any, logger: Any, plan: Any, path: Path) -> bool:

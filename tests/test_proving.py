@@ -47,6 +47,31 @@ def test_a_changed_artifact_is_named_and_not_run(folder, place):
         assert "nothing was run" in page.stderr
 
 
+@pytest.mark.parametrize("command", ["verify", "bench"])
+def test_what_is_not_there_is_not_called_a_build(tmp_path, command):
+    page = invoke(command, tmp_path / "none")
+    assert page.exit_code == 2
+    assert "there is no such file or folder" in page.stderr
+    network = tmp_path / "dense.onnx"
+    network.write_bytes(b"\x08\x08")
+    page = invoke(command, network)
+    assert page.exit_code == 2
+    assert "neither a bundle nor a build folder" in page.stderr
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-1"])
+def test_limits_that_nothing_could_miss_are_refused(readme_build, number):
+    folder = readme_build[0]
+    assert invoke("compare", folder, folder, "--tolerance", number).exit_code == 2
+    assert invoke("bench", folder / "bundle", "--deadline", number).exit_code == 2
+
+
+def test_a_receipt_that_was_carried_is_not_judged_by_a_deadline(readme_build):
+    page = invoke("bench", readme_build[0], "--receipt", readme_build[0] / "receipt.json", "--deadline", "5")
+    assert page.exit_code == 2
+    assert "run.py --deadline" in page.stderr
+
+
 def test_a_missing_artifact_is_named(folder):
     (folder / "bundle" / "compressed.onnx").unlink()
     page = invoke("verify", folder / "bundle")

@@ -63,6 +63,7 @@ def test_a_machine_is_at_most_one_board():
 
 def test_aliases_and_own_files(tmp_path):
     assert load_target("jetson").name == "jetson-orin-nano"
+    assert load_target("nano").name == "jetson-nano"
     own = tmp_path / "mine.toml"
     own.write_text((FOLDER / "cpu.toml").read_text().replace('name = "cpu"', 'name = "mine"'))
     assert load_target(str(own)).name == "mine"
@@ -91,8 +92,9 @@ def test_bad_files_are_refused(tmp_path, old, new, finding):
 
 
 def test_missing_file_and_near_misses(tmp_path):
-    with pytest.raises(BadTarget):
+    with pytest.raises(BadTarget, match="cannot read: No such file") as caught:
         read_target(tmp_path / "none.toml")
+    assert caught.value.fix == "check the path and its permissions"
     with pytest.raises(UnknownName, match="did you mean jetson"):
         load_target("jetsn")
 

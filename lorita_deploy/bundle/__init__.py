@@ -4,6 +4,7 @@ from __future__ import annotations
 
 RUNNER_FILES = (
     "run.py",
+    "runner.py",
     "job.py",
     "clock.py",
     "runtimes.py",

@@ -23,6 +23,7 @@ HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2  # cudaMemcpyKind
 CAPTURE_THREAD_LOCAL = 1  # cudaStreamCaptureModeThreadLocal
 STREAM_NON_BLOCKING = 1
 MAJOR, MINOR = 75, 76  # cudaDevAttrComputeCapabilityMajor, -Minor
+MULTIPROCESSORS = 16  # cudaDevAttrMultiProcessorCount
 MEMORY_ALLOCATION = 2  # cudaErrorMemoryAllocation
 INSTANTIATE_WITH_FLAGS = 11040
 """CUDA version from which the function of that name exists; before, cudaGraphInstantiate takes five arguments."""
@@ -116,7 +117,10 @@ class Cuda:
         return int(self._get("cudaGetDeviceCount", Int()))
 
     def about(self) -> Dict[str, str]:
-        """Name and compute capability of the device, versions of CUDA and of what its driver supports."""
+        """Name, compute capability and size of the device, versions of CUDA and of what its driver supports.
+
+        The size, because the GPUs of all Orins have one name and one compute capability.
+        """
         device = self._get("cudaGetDevice", Int())
         properties = ctypes.create_string_buffer(8192)  # cudaDeviceProp has grown with every version; the name comes first
         self.call("cudaGetDeviceProperties", properties, device)
@@ -124,6 +128,7 @@ class Cuda:
         return {
             "gpu": properties.raw[:256].split(b"\0")[0].decode("utf-8", "replace"),
             "sm": "%d.%d" % tuple(capability),
+            "multiprocessors": str(self._get("cudaDeviceGetAttribute", Int(), MULTIPROCESSORS, device)),
             "cuda": _dotted(self.version),
             "cuda-driver": _dotted(self._get("cudaDriverGetVersion", Int())),
         }

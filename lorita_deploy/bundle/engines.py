@@ -21,6 +21,10 @@ PLAN_TAG = 0x74727466  # "ftrt"
 LARGEST_WORKSPACE, SMALLEST_WORKSPACE = 4096 * MIB, 16 * MIB
 
 
+LESS_WORKSPACE = 12
+"""Exit code of a child process that needed more memory: another one than that of a full disk, which no workspace mends."""
+
+
 class OutOfMemoryError(Exception):
     """The build needed more memory than there is; less workspace may help."""
 
@@ -56,9 +60,9 @@ def build_down(name: str, sizes: List[int], build: Callable[[int], None]) -> int
 # ---------------------------------------------------------------------------------------------- keeping and finding
 
 
-def key_of(artifact: Json, about: Dict[str, str], exact: bool) -> str:
-    """What an engine depends on, as 16 hexadecimal digits."""
-    parts = {"onnx": artifact["sha256"], "precision": artifact["precision"], "exact": exact, "about": about}
+def key_of(artifact: Json, about: Dict[str, str], exact: bool, batch: int) -> str:
+    """What an engine depends on, as 16 hexadecimal digits: of a file with an open batch, the one it is built for too."""
+    parts = {"onnx": artifact["sha256"], "precision": artifact["precision"], "exact": exact, "about": about, "batch": batch}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -101,6 +105,12 @@ def make_folder(folder: str) -> None:
 
 # ---------------------------------------------------------------------------------------------- engines from elsewhere
 
+OTHER_STARTS = {
+    b"vtrt": "TensorRT for RTX, which is another runtime",
+    b"ptrt": "a TensorRT before 8.6, which states no version",
+}
+SAME = (("gpu", "GPU"), ("sm", "compute capability"), ("multiprocessors", "number of multiprocessors"), ("board", "board"))
+
 
 def plan_version(path: str) -> Optional[str]:
     """The TensorRT that built an engine, from its header; None where that does not say (before TensorRT 8.6).
@@ -114,12 +124,22 @@ def plan_version(path: str) -> Optional[str]:
     return "%d.%d.%d.%d" % struct.unpack("4B", header[24:28])
 
 
-def refusal(path: str, version: str) -> Optional[str]:
-    """Why an engine that was not built here must not be loaded by TensorRT ``version``; None where nothing speaks against."""
-    made_by = plan_version(path)
+def refusal(path: str, about: Dict[str, str]) -> Optional[str]:
+    """Why an engine must not be loaded by the TensorRT and on the GPU that are here (``about``); None where nothing speaks
+    against it. Said before it is loaded, which may end in a crash."""
+    made_by, version = plan_version(path), about["tensorrt"]
     if made_by and made_by.split(".")[:3] != version.split(".")[:3]:
-        return "built by TensorRT %s, and this is TensorRT %s: engines load only in the version that built them" % (
-            made_by,
-            version,
-        )
-    return None
+        words = "built by TensorRT %s, and this is TensorRT %s: engines load only in the version that built them"
+        return words % (made_by, version)
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if start == b"vtrt" or start == b"ptrt" and int(version.split(".")[0]) >= 10:
+        return "built by %s; this is TensorRT %s" % (OTHER_STARTS[start], version)
+    try:
+        with open(path + ".json", encoding="utf-8") as file:
+            there = json.load(file)["about"]
+        pairs = [(words, there[key], about[key]) for key, words in SAME if key in there and key in about]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    other = ["%s %s, and here it is %s" % (words, was, now) for words, was, now in pairs if was != now]
+    return "built on another device: %s" % "; ".join(other) if other else None

@@ -26,9 +26,17 @@ def host(kind: str, versions: Dict[str, str]) -> Dict[str, Any]:
     }
 
 
-def _name() -> str:
+def board() -> str:
+    """As a single-board computer's device tree names it; empty elsewhere."""
     with contextlib.suppress(OSError), open("/proc/device-tree/model", encoding="utf-8", errors="replace") as file:
         return file.read().rstrip("\0\n")
+    return ""
+
+
+def _name() -> str:
+    named = board()
+    if named:
+        return named
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         for line in file:
             if line.startswith("model name"):

@@ -5,7 +5,7 @@ manifest.json     the `Manifest` record, and beside it manifest.json.sha256, its
 golden/           inputs.npz, outputs-<name>.npz: what the artifacts must reproduce
 run.py, ...       the runner: checks, builds, verifies, races the artifacts, writes receipt.json
 run.sh            for boards that have trtexec but no Python packages: checks, builds, times; a receipt is made of it elsewhere
-infer.py          classifies one image file
+infer.py          classifies one image file; chosen.py opens the network that it uses
 README.txt
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 MANIFEST, SEAL = "manifest.json", "manifest.json.sha256"
-PROGRAMS = (*RUNNER_FILES, "infer.py")
+PROGRAMS = (*RUNNER_FILES, "chosen.py", "infer.py")
 TRTEXEC_RUNNER = "run.sh"
 MADE_ON_THE_DEVICE = (
     "receipt*.json",

@@ -25,7 +25,7 @@ class Meter:
 
     def __init__(self, source: str, read: Optional[Callable[[], Optional[float]]]) -> None:
         self.source, self._read = source, read
-        self.values: List[float] = []
+        self._child: Any = None
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[List[float]]:
@@ -38,6 +38,8 @@ class Meter:
             yield values
         finally:
             done.set()
+            if self._child is not None:
+                self._child.kill()  # so that nobody waits for its next line, should there be none
             thread.join(5.0)
 
     def _poll(self, done: Any, values: List[float]) -> None:
@@ -49,9 +51,10 @@ class Meter:
 
     def _follow(self, done: Any, values: List[float]) -> None:
         command = ["tegrastats", "--interval", str(int(1000 * INTERVAL_S))]
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True)
+        pipes: Dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "universal_newlines": True}
+        child = self._child = subprocess.Popen(command, **pipes)
         try:
-            for line in child.stdout or ():
+            for line in () if done.is_set() else child.stdout or ():
                 found = board.tegrastats_mw(line)
                 if found:
                     self.source = "tegrastats %s" % found[0]

@@ -23,18 +23,18 @@ def load(job: Json, runtime: Any, artifact: Json, profile: bool = False) -> Any:
     """The opened artifact, or the engine that was built of it. Raises `JobError`."""
     path: str = inside(job["folder"], artifact["path"])
     if runtime.builds:
-        found = artifact.get("engine") or engines.find(job["folder"], artifact["name"], _key(runtime, artifact))
+        found = artifact.get("engine") or engines.find(job["folder"], artifact["name"], _key(job, runtime, artifact))
         if found is None:
             raise JobError("no engine has been built of it here", artifact["path"], "python3 run.py builds it")
-        path = engines.path_of(job["folder"], artifact["name"], _key(runtime, artifact))
+        path = engines.path_of(job["folder"], artifact["name"], _key(job, runtime, artifact))
     try:
         return runtime.open(path, profile)
     except runtimes.CannotRunError as error:
         raise JobError(str(error), artifact["path"], "is it whole, and made for this runtime?")
 
 
-def _key(runtime: Any, artifact: Json) -> str:
-    key: str = engines.key_of(artifact, runtime.about(), artifact.get("exact", False))
+def _key(job: Json, runtime: Any, artifact: Json) -> str:
+    key: str = engines.key_of(artifact, runtime.about(), artifact.get("exact", False), job["settings"]["batch"])
     return key
 
 
@@ -76,7 +76,7 @@ def _engine(job: Json, command: List[str], runtime: Any, artifact: Json) -> Json
 
         def build(workspace: int) -> None:
             code, _, err = _child(command + asked + ["--workspace", str(workspace)])
-            if code == 6 or code < 0:
+            if code == engines.LESS_WORKSPACE or code < 0:
                 raise engines.OutOfMemoryError(err.strip().partition("\n")[0] or "ended by signal %d" % -code)
             if code:
                 sys.stderr.write(err)
@@ -90,7 +90,7 @@ def _engine(job: Json, command: List[str], runtime: Any, artifact: Json) -> Json
 
 
 def _facts(job: Json, runtime: Any, artifact: Json) -> Optional[Json]:
-    found = engines.find(job["folder"], artifact["name"], _key(runtime, artifact))
+    found = engines.find(job["folder"], artifact["name"], _key(job, runtime, artifact))
     return found and {key: value for key, value in found.items() if key != "path"}
 
 
@@ -98,15 +98,15 @@ def _facts(job: Json, runtime: Any, artifact: Json) -> Optional[Json]:
 
 
 def build(job: Json, runtime: Any, artifact: Json, workspace: int) -> None:
-    """Build and keep one engine. Raises `JobError` (exit code 6: this needs less workspace, or more memory)."""
+    """Build and keep one engine. Raises `JobError` (exit code `engines.LESS_WORKSPACE`: memory; 6: disk)."""
     cache = os.path.join(job["folder"], engines.FOLDER, "timings-%s.cache" % engines.cache_key(runtime.about()))
     start = clock.now_ns()
     engines.make_folder(job["folder"])
     try:
         path = inside(job["folder"], artifact["path"])
         plan = runtime.build(path, artifact["precision"], workspace, artifact["exact"], cache)
-    except engines.OutOfMemoryError as error:
-        raise JobError("out of memory: %s" % error, artifact["name"], "end other programs", 6)
+    except (engines.OutOfMemoryError, MemoryError) as error:
+        raise JobError("out of memory: %s" % error, artifact["name"], "end other programs", engines.LESS_WORKSPACE)
     except runtimes.CannotRunError as error:
         raise JobError(str(error), artifact["path"], "lorita-deploy targets check tells what this TensorRT accepts")
     facts = {
@@ -115,7 +115,7 @@ def build(job: Json, runtime: Any, artifact: Json, workspace: int) -> None:
         "build_s": (clock.now_ns() - start) / 1e9,
         "about": runtime.about(),
     }
-    engines.keep(job["folder"], artifact["name"], _key(runtime, artifact), plan, facts)
+    engines.keep(job["folder"], artifact["name"], _key(job, runtime, artifact), plan, facts)
 
 
 def probe(job: Json, runtime: Any, artifact: Json) -> Json:

@@ -8,7 +8,7 @@
 # Here the same is asked of all of them: "gpu" is without transfers, graph and spinning on; "e2e" is with transfers. Note
 # that trtexec enqueues one inference ahead, so its times with transfers are not those of one call after another.
 # ROUNDS=6 (default) times every network twelve times, in a process of its own each time.
-# Exit codes: 0 done, 2 bad input, 6 out of memory or disk, or another run is at work here.
+# Exit codes: 0 done, 2 bad input, 3 no trtexec here, 6 out of memory or disk, or another run is at work here.
 set -u
 cd "$(dirname "$0")" || exit 2
 
@@ -34,7 +34,7 @@ printf '%s\n' "$list" | while read -r path && read -r digest; do
     [ "$found" = "$digest" ] || fail 2 "sha256 is ${found:-unknown}, expected $digest; nothing was run" "$path" "copy the file again"
 done || exit 2
 
-[ -n "$trtexec" ] || fail 2 "trtexec was not found" "PATH, /usr/src/tensorrt/bin" "set TRTEXEC to where it is"
+[ -n "$trtexec" ] || fail 3 "trtexec was not found" "PATH, /usr/src/tensorrt/bin" "set TRTEXEC to where it is"
 mkdir -p trtexec 2>/dev/null || fail 6 "cannot be made" trtexec "make the folder writable"
 if command -v flock >/dev/null; then # the same lock that run.py takes
     exec 9<.
@@ -46,7 +46,7 @@ version=$("$trtexec" --help 2>&1 | sed -n 's/.*TensorRT[. a-z]*\[*\(TensorRT \)*
 case ${#version} in
     4) major=${version%???} ;;
     5 | 6) major=${version%????} ;;
-    *) fail 2 "this trtexec does not tell its version" "$trtexec" "set TRTEXEC to another one" ;;
+    *) fail 3 "this trtexec does not tell its version" "$trtexec" "set TRTEXEC to another one" ;;
 esac
 if [ "$major" -ge 11 ]; then
     gpu=''
@@ -116,7 +116,11 @@ for name in $names; do
             # shellcheck disable=SC2046,SC2086 # several flags
             "$trtexec" --onnx="$name.onnx" --saveEngine="trtexec/$name.part" $(workspace_flag "$size") $(precision_flag "$name") \
                 $gpu --duration=0 --iterations=1 >"trtexec/build-$name.log" 2>&1 && break
+            ended=$?
             rm -f "trtexec/$name.part"
+            # ended by a signal, it most likely wanted memory too; of anything else less workspace does not help
+            [ "$ended" -ge 128 ] || grep -qiE 'out ?of ?memory|bad_alloc|insufficient memory' "trtexec/build-$name.log" ||
+                fail 2 "trtexec cannot build an engine of it" "$name.onnx" "read the last lines of trtexec/build-$name.log"
         done
         [ -s "trtexec/$name.part" ] ||
             fail 6 "no engine could be built" "trtexec/build-$name.log" "end other programs, or add swap"

@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional
 
 import cuda_runtime
 import engines
+import machine
 import trt_session
 
 from job import write_bytes
@@ -20,6 +21,12 @@ from runtimes import CannotRunError
 OUT_OF_MEMORY = re.compile(
     r"out of memory|outofmemory|bad_alloc|insufficient memory|cuda (?:runtime )?error 2\b", re.IGNORECASE
 )
+
+COMPUTING = (
+    "ACTIVATION", "CONVOLUTION", "ELEMENTWISE", "FULLY_CONNECTED", "MATRIX_MULTIPLY", "NORMALIZATION", "POOLING", "REDUCE",
+    "SCALE", "SOFTMAX", "UNARY",
+)  # fmt: skip
+"""Kinds of layers in which a number may overflow."""
 
 
 class TensorRt:
@@ -53,13 +60,13 @@ class TensorRt:
         return self._cuda
 
     def about(self) -> Dict[str, str]:
-        """What engines depend on."""
-        return dict(self.cuda.about(), tensorrt=self.trt.__version__)
+        """What engines depend on: the software, the GPU, and the board that it is on."""
+        return dict(self.cuda.about(), tensorrt=self.trt.__version__, board=machine.board())
 
     def versions(self) -> Dict[str, str]:
         import numpy
 
-        return dict(self.about(), numpy=numpy.__version__)
+        return dict(self.cuda.about(), tensorrt=self.trt.__version__, numpy=numpy.__version__)
 
     def workspaces(self) -> List[int]:
         sizes: List[int] = engines.ladder(self.cuda.memory_bytes()[1])
@@ -86,6 +93,8 @@ class TensorRt:
                 raise CannotRunError("TensorRT %s cannot parse it: %s" % (trt.__version__, " ".join(wrong.split())))
             config = builder.create_builder_config()
             self._configure(builder, network, config, precision, workspace, exact)
+            if not self.strongly_typed and precision == "fp16":
+                _hold_fp32(trt, network, config)
             if configure:
                 configure(config)
             timings = self._timing_cache(config, cache)
@@ -124,22 +133,25 @@ class TensorRt:
             config.add_optimization_profile(profile)
 
     def _timing_cache(self, config: Any, path: str) -> bool:
-        """Whether a cache is in use; TensorRT itself refuses one from another device or version."""
+        """Whether a cache is in use; one that TensorRT refuses (damaged, of another device or version) is begun anew."""
         if not path or not hasattr(config, "create_timing_cache"):
             return False
         known = b""
         if os.path.exists(path):
             with open(path, "rb") as file:
                 known = file.read()
-        cache = config.create_timing_cache(known)
-        return bool(cache is not None and config.set_timing_cache(cache, False))
+        for content in (known, b""):
+            cache = config.create_timing_cache(content)
+            if cache is not None and config.set_timing_cache(cache, False):
+                return True
+        return False
 
     # ------------------------------------------------------------------------------------------ running
 
     def open(self, path: str, profile: bool = False) -> "trt_session.Session":
         """An engine, ready to run. Raises `CannotRunError`."""
         trt, device = self.trt, self.cuda
-        refused = engines.refusal(path, trt.__version__)
+        refused = engines.refusal(path, self.about())
         if refused:
             raise CannotRunError(refused)
         del self.logger.errors[:]
@@ -151,6 +163,23 @@ class TensorRt:
             words = "; ".join(self.logger.errors[-3:]) or "no reason given"
             raise CannotRunError("TensorRT %s does not load it: %s" % (trt.__version__, words))
         return trt_session.open_session(trt, runtime, engine, context, device, self.settings["batch"], profile)
+
+
+def _hold_fp32(trt: Any, network: Any, config: Any) -> None:
+    """Before TensorRT 10 a builder that may use fp16 may use it anywhere: hold the layers that the file keeps in fp32 to it.
+
+    Where all are, there is nothing to hold; layers in fp16 are left to the builder, for which both are right.
+    """
+    layers = [network.get_layer(number) for number in range(network.num_layers)]
+    kinds = [getattr(trt.LayerType, name) for name in COMPUTING if hasattr(trt.LayerType, name)]
+    computing = [layer for layer in layers if layer.type in kinds]
+    kept = [layer for layer in computing if layer.get_output(0).dtype == trt.DataType.FLOAT]
+    if not kept or len(kept) == len(computing):
+        return
+    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    for layer in kept:
+        layer.precision = trt.DataType.FLOAT
+        layer.set_output_type(0, trt.DataType.FLOAT)
 
 
 def _logger(trt: Any) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,6 +14,16 @@ from .screen import Screen, with_screen
 
 REGRESSION = MISSED = 1
 FOLDER = click.Path(path_type=Path)
+
+
+class FiniteRange(click.FloatRange):
+    """As its base, which takes ``nan`` for a number within any range: nothing would ever be slower than that."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return found
 
 
 @click.command()
@@ -47,7 +59,7 @@ def verify(screen: Screen, path: Path) -> None:
 )
 @click.option("--threads", type=click.IntRange(min=1), default=None, metavar="N", help="[default: as the build did]")
 @click.option(
-    "--deadline", type=click.FloatRange(min=0, min_open=True), metavar="MS", help="Name the best of a bundle that meets it."
+    "--deadline", type=FiniteRange(min=0, min_open=True), metavar="MS", help="Name the best of a bundle that meets it."
 )
 @with_screen
 def bench(
@@ -71,6 +83,8 @@ def bench(
 
     if path is None and receipt is None:
         raise click.UsageError("Missing argument 'PATH': a build folder or a bundle.")
+    if receipt is not None and deadline is not None:
+        raise click.UsageError("--deadline is judged while racing: python3 run.py --deadline MS on the board.")
     where: Path | None = None
     if receipt is None:
         assert path is not None
@@ -97,9 +111,7 @@ def bench(
 @click.command()
 @click.argument("before", metavar="A", type=FOLDER)
 @click.argument("after", metavar="B", type=FOLDER)
-@click.option(
-    "--tolerance", type=click.FloatRange(min=0), default=5.0, show_default=True, help="Per cent that B may be slower."
-)
+@click.option("--tolerance", type=FiniteRange(min=0), default=5.0, show_default=True, help="Per cent that B may be slower.")
 @click.option("--force", is_flag=True, help="Compare even what was measured in different environments.")
 @with_screen
 def compare(screen: Screen, before: Path, after: Path, tolerance: float, force: bool) -> None:

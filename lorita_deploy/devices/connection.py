@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import bundle
-from ..errors import DeviceUnfit, DeviceUnreachable, OutOfResource
+from ..errors import DeviceUnfit, DeviceUnreachable, LoritaDeployError, OutOfResource
 from . import onboard
 from .address import Address
 
@@ -41,6 +41,8 @@ OPTIONS = {
 }
 READY = "lorita-deploy-is-connected"
 NO_ROOM = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EFBIG", "ENOMEM")
+NO_PLACE = ("ENOENT", "ENOTDIR", "ENAMETOOLONG", "ELOOP", "EEXIST", "EISDIR", "EINVAL")
+"""What making a folder fails with where none can be."""
 
 
 class Dropped(DeviceUnreachable):
@@ -59,7 +61,8 @@ class Connection:
     def request(self, verb: str, *, timeout_s: float, contents: Iterable[Path] = (), **more: Any) -> dict[str, Any]:
         """The reply to one request; ``contents`` are files whose bytes follow it.
 
-        Raises `Dropped`, `DeviceUnreachable`, `DeviceUnfit` (no Python there), `OutOfResource`.
+        Raises `Dropped`, `DeviceUnreachable`, `DeviceUnfit` (no Python there), `OutOfResource`, `LoritaDeployError` (an
+        impossible folder).
         """
         self._connect()
         program, folder = _program(), {"folder": self.address.folder} if self.address.folder else {}
@@ -144,7 +147,9 @@ class Connection:
     def _unreachable(self, err: str, last: str) -> DeviceUnreachable:
         by_hand, where = self.address.command_line, self.address
         if "IDENTIFICATION HAS CHANGED" in err:
-            fix = "if the board was set up anew, remove its old key (ssh-keygen -R), connect by hand and compare the new one"
+            known = re.search(r"Host key for (\S+) has changed", err)
+            remove = f"ssh-keygen -R {shlex.quote(known[1] if known else self.address.host)}"
+            fix = f"if the board was set up anew: {remove}; then {by_hand} and compare the new fingerprint"
             return DeviceUnreachable("its host key has changed: this may be another machine", where=where, fix=fix)
         if "Host key verification failed" in err:
             fix = f"connect once by hand and compare the fingerprint: {by_hand}"
@@ -163,6 +168,10 @@ class Connection:
                 f"cannot write on the device: {body['error']}",
                 where=where,
                 fix="free some space there, or choose another place: ssh://...?folder=/path",
+            )
+        if body["errno"] in NO_PLACE:
+            return LoritaDeployError(
+                f"no folder can be made there: {body['error']}", where=where, fix="choose another place: ssh://...?folder=/path"
             )
         if "connection broke" in body["error"]:
             return Dropped(body["error"], where=where, fix="run the same command again")

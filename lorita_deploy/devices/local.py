@@ -12,12 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from .. import bundle
-from ..errors import BadArtifact, DeviceUnreachable, LoritaDeployError, OutOfResource, VerificationFailed
+from ..errors import BadArtifact, DeviceUnfit, DeviceUnreachable, LoritaDeployError, OutOfResource, VerificationFailed
 from ..records import Host, write_atomically
 from ..targets import this_host
 
 RUNNER = Path(bundle.__file__).with_name("run.py")
-_ERRORS: dict[int, type[LoritaDeployError]] = {2: BadArtifact, 4: VerificationFailed, 5: DeviceUnreachable, 6: OutOfResource}
+_ERRORS: dict[int, type[LoritaDeployError]] = {
+    2: BadArtifact,
+    3: DeviceUnfit,
+    4: VerificationFailed,
+    5: DeviceUnreachable,
+    6: OutOfResource,
+}
 
 
 class LocalDevice:

@@ -98,8 +98,9 @@ class SshDevice:
     ) -> Path:
         """Bring the result of a run that is over there, was, or is started now, and write it ``into`` a file."""
         local = {name: _sha256(path) for name, path in files.items()}
-        named = {"files": local, "command": command, "result": result}
-        run: dict[str, Any] = {"key": hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32], **named}
+        run: dict[str, Any] = {"files": local, "command": command, "result": result}
+        # The same bundle asked something else finds the engines that it has built: the folder goes by the files.
+        run["key"] = hashlib.sha256(json.dumps([local, result], sort_keys=True).encode()).hexdigest()[:32]
         run |= {"who": f"{getpass.getuser()}@{socket.gethostname()}", "limit_s": limit_s}
         try:
             self._start(run, {digest: files[name] for name, digest in local.items()})

@@ -8,7 +8,7 @@ from ..devices.look import RUNTIMES, Look, is_target, remedy
 from ..devices.ssh import SshDevice
 from ..records import Finding, Health
 from ..targets import Target, all_targets
-from .stack import check_stack, machine_facts
+from .stack import machine_facts, with_stack
 
 LEAST_DISK_BYTES = 500_000_000
 LEAST_MEMORY_BYTES = 500_000_000
@@ -28,7 +28,7 @@ def check_device(device: SshDevice, target: Target | None = None) -> Health:
             release=look.release,
             toolkit=look.toolkit,
         )
-        findings += check_stack(facts, target)
+        findings = [*with_stack(findings, facts, target)]
     return Health(host=device.host(), findings=tuple(findings))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..ports import EXPORTERS, find_exporter, names
 from ..records import Finding, Health
 from ..targets import Target, all_targets, is_local, this_host
-from .stack import check_stack, this_machine
+from .stack import this_machine, with_stack
 
 OLDEST_PYTHON = (3, 11)
 LEAST_MEMORY_BYTES = 4 * 2**30
@@ -28,7 +28,7 @@ def check_machine(folder: Path | None = None, target: Target | None = None) -> H
     """
     findings = [*_python(), *_packages(), *_resources(folder or Path()), *_cuda(), *_exporters(), *_targets()]
     if target is not None:
-        findings += check_stack(this_machine(), target)
+        findings = [*with_stack(findings, this_machine(), target)]
     return Health(host=this_host(), findings=tuple(findings))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ..profiles import Profile, all_profiles, number, profile_of_l4t
@@ -19,6 +19,17 @@ RELEASE = Path("/etc/nv_tegra_release")
 CUDA = Path("/usr/local/cuda/version.json")
 OLDEST_PYTHON = (3, 6)
 """The bundle's runner needs no more."""
+
+
+def with_stack(findings: Iterable[Finding], facts: MachineFacts, target: Target) -> Iterator[Finding]:
+    """``findings`` about a machine, and what ``target`` asks of it. Where both speak of one subject, the target's word holds,
+    but for what is missing in general."""
+    asked = {each.subject: each for each in check_stack(facts, target)}
+    for finding in findings:
+        told = asked.get(finding.subject)
+        if told is None or (finding.state == "missing" and told.state != "missing"):
+            yield finding
+    yield from asked.values()
 
 
 def check_stack(facts: MachineFacts, target: Target) -> Iterator[Finding]:

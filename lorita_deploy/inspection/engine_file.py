@@ -27,7 +27,7 @@ SEARCHED_BYTES = 2**20
 CLASSIC, RTX = b"ftrt", b"vtrt"
 OLDER = b"ptrt"
 """Begins the plans of TensorRT before 8.6, which state no version that could be read."""
-RTX_GPUS = {1: "SM80", 2: "SM86", 3: "SM89", 4: "SM120", 5: "SM121"}
+RTX_GPUS = {0: "SM75", 1: "SM80", 2: "SM86", 3: "SM89", 4: "SM120", 5: "SM121"}
 """Bit to compute capability."""
 REBUILD = "build the engine again, on the device, from the ONNX file"
 

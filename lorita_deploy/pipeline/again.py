@@ -28,12 +28,13 @@ from ..records import (
     write_atomically,
 )
 from ..targets import all_targets, load_target
-from .carried import is_carried, load_receipt, require_same_artifacts
+from .carried import NOT_THE_TARGET, called_by_its_name, is_carried, load_receipt, require_same_artifacts
 from .folder import sha256_of
 
 if TYPE_CHECKING:
     import numpy as np
 
+GZIP = b"\x1f\x8b"
 BUNDLE_S = 7200.0
 """Longest that a bundle may run on a board: a small one takes many minutes for each engine that it builds."""
 
@@ -44,6 +45,7 @@ def verify_again(folder: Path) -> FidelityReport:
     Nothing is run before every hash is right. Differences are reported, not raised: see `require_passed`. Raises what
     `held_artifacts` raises, and `BadArtifact` for golden data that cannot be read.
     """
+    _require_there(folder)
     artifacts = held_artifacts(folder)
     inputs = read_golden(folder / "golden" / "inputs.npz")
     return FidelityReport(artifacts=artifacts, checks=tuple(_check(folder, artifact, inputs) for artifact in artifacts))
@@ -75,11 +77,12 @@ def bench_again(
 ) -> tuple[Receipt, Path]:
     """Race what ``path`` holds again on ``device``; the new receipt and where it was written.
 
-    A build folder is raced as it was the last time. A bundle (unpacked or packed) that goes to another machine is run there
-    by its own runner, as a person would run it. With ``deadline_ms`` (of a bundle), the runner says which network is the
-    most accurate one whose p99 is at most that. Raises what `held_artifacts` and `Device.run` raise.
+    A build folder is raced as it was the last time. What goes to another machine is the bundle (unpacked, packed, or the one in
+    a build folder), which is run there by its own runner, as a person would run it. With ``deadline_ms``, the runner says which
+    network is the most accurate one whose p99 is at most that. Raises what `held_artifacts` and `Device.run` raise.
     """
     device = device or LocalDevice()
+    _require_there(path)
     folder = path.parent if path.is_file() else path
     where = folder / f"receipt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
     if path.is_file():
@@ -88,10 +91,11 @@ def bench_again(
             write_atomically(where, written.read_bytes())
         return receipt, where
     artifacts = held_artifacts(folder)
-    if isinstance(device, SshDevice) and threads is None and (folder / MANIFEST).exists():
+    bundle = _bundle_of(folder, artifacts)
+    if isinstance(device, SshDevice) and threads is None and bundle is not None:
         more = () if deadline_ms is None else ("--deadline", str(deadline_ms))
-        device.run_bundle(folder, where, arguments=more, timeout_s=BUNDLE_S)
-        return _called_by_its_name(where, device, read_manifest(folder).target), where
+        device.run_bundle(bundle, where, arguments=more, timeout_s=BUNDLE_S)
+        return _called_by_its_name(where, device, read_manifest(bundle).target), where
     if deadline_ms is not None:
         raise LoritaDeployError(
             "a deadline is judged by the bundle's own runner, on a device",
@@ -116,13 +120,36 @@ def bench_again(
     return receipt, where
 
 
+def _bundle_of(folder: Path, artifacts: tuple[Artifact, ...]) -> Path | None:
+    """The bundle that ``folder`` is, or that a build ended with there, if it holds what lies there now."""
+    if (folder / MANIFEST).exists():
+        return folder
+    inner = folder / "bundle"
+    if not (inner / MANIFEST).exists():
+        return None
+    here, there = ({each.path: each.sha256 for each in found} for found in (artifacts, read_manifest(inner).artifacts))
+    return inner if there.items() <= here.items() else None
+
+
+def _require_there(path: Path) -> None:
+    if not path.exists():
+        fix = "name a build folder, or a bundle (unpacked or .tar.gz)"
+        raise LoritaDeployError("there is no such file or folder", where=path, fix=fix)
+    if path.is_file():
+        with path.open("rb") as file:
+            packed = file.read(2) == GZIP
+        if not packed:
+            fix = "name the bundle.tar.gz, or the build folder that it is of"
+            raise LoritaDeployError("neither a bundle nor a build folder", where=path, fix=fix)
+
+
 def _called_by_its_name(path: Path, device: SshDevice, target: str) -> Receipt:
     """The receipt of a bundle for ``target``, which its runner takes for granted. On another machine it is not: the receipt
     is written again with the machine's own kind, and a warning."""
     receipt, kind = Receipt.load(path), kind_of(device.look)
     if target in [each.name for each in all_targets()] and is_target(device.look, load_target(target)):
         return receipt
-    warning = f"this machine is not a {target}, which the bundle is made for"
+    warning = NOT_THE_TARGET.format(target)
     host = receipt.host.model_copy(update={"kind": kind})
     receipt = receipt.model_copy(update={"host": host, "warnings": (*receipt.warnings, warning)})
     receipt.save(path)
@@ -135,12 +162,14 @@ def keep_receipt(file: Path, path: Path) -> tuple[Receipt, Path]:
     Raises `PlanMismatch` for a receipt of other artifacts, `BadRecord`, and what `held_artifacts` raises.
     """
     receipt = load_receipt(file)
+    _require_there(path)
     if path.is_file():
         with tempfile.TemporaryDirectory(prefix="lorita-") as aside:
             artifacts = held_artifacts(unpack(path, Path(aside)))
     else:
         artifacts = held_artifacts(path)
     require_same_artifacts(receipt, artifacts, file)
+    receipt = called_by_its_name(receipt)
     stamp = "".join(letter for letter in receipt.started if letter.isalnum())
     return receipt, receipt.save((path.parent if path.is_file() else path) / f"receipt-{stamp}.json")
 

@@ -11,14 +11,15 @@ from ..bundle.archive import unpack_files
 from ..errors import BadArtifact, BadRecord, EnvironmentDiffers, LoritaDeployError, PlanMismatch
 from ..measure.latency import artifact_name
 from ..measure.trtexec import is_trtexec, read_trtexec
-from ..records import Artifact, ArtifactList, Candidate, Choice, LayerTime, Plan, Prediction, PriceTable, Receipt
-from ..targets import Target, matches
+from ..records import Artifact, ArtifactList, Candidate, Choice, Host, LayerTime, Plan, Prediction, PriceTable, Receipt
+from ..targets import Target, all_targets, matches
 from .planning import corrected
 
 if TYPE_CHECKING:
     from .context import Build
 
 
+NOT_THE_TARGET = "this machine is not a {}, which the bundle is made for"
 TRTEXEC = "trtexec"
 """The folder that a bundle's ``run.sh`` writes, packed or not."""
 
@@ -64,11 +65,55 @@ def require_same_artifacts(receipt: Receipt, artifacts: Iterable[Artifact], wher
 def require_same_target(receipt: Receipt, target: Target, where: object) -> None:
     """Raises `EnvironmentDiffers` for a receipt from a machine that is not ``target``."""
     host = receipt.host
-    if not matches(target, architecture=host.system.split()[-1], board=host.machine, cuda=target.identify.cuda):
+    if not _is_a(host, target):
         raise EnvironmentDiffers(
             f"this receipt was written on another machine than a {target.name}: {host.machine}",
             where=where,
             fix="run the bundle on the target, or say --trust-times",
+        )
+
+
+def called_by_its_name(receipt: Receipt) -> Receipt:
+    """A bundle's runner takes for granted that it runs on the bundle's target. Where it did not, the receipt says what it
+    ran on, and a warning: no time of a workstation passes for one of a board."""
+    kind = receipt.host.kind
+    if not any(target.name == kind and not _is_a(receipt.host, target) for target in all_targets()):
+        return receipt
+    boards = (target.name for target in all_targets() if target.identify.device_tree_model and _is_a(receipt.host, target))
+    host = receipt.host.model_copy(update={"kind": next(boards, "cpu")})
+    return receipt.model_copy(update={"host": host, "warnings": (*receipt.warnings, NOT_THE_TARGET.format(kind))})
+
+
+def _is_a(host: Host, target: Target) -> bool:
+    """Whether a receipt's machine is an instance of ``target``, as far as the receipt tells."""
+    return matches(target, architecture=host.system.split()[-1], board=host.machine, cuda=target.identify.cuda)
+
+
+def require_of_this_build(build: Build) -> None:
+    """What a receipt that the options name tells by itself, before anything is computed: is it of this model and target, and
+    is there a build that it could be of? (Of which artifacts it is, `bettered` looks at: later builds have others.)
+
+    Raises `PlanMismatch`, `EnvironmentDiffers`, `LoritaDeployError`, and what `load_receipt` raises.
+    """
+    path = Path(str(build.options.receipt))
+    receipt = load_receipt(path)
+    if receipt.model and receipt.model != build.options.model:
+        raise PlanMismatch(
+            f"this receipt is of {receipt.model}, not of {build.options.model}",
+            where=path,
+            fix=f"name its model, --model {receipt.model}, or give the receipt of a bundle of {build.options.model}",
+        )
+    if not build.options.trust_times:
+        require_same_target(receipt, build.target, path)
+    _require_a_build(build)
+
+
+def _require_a_build(build: Build) -> None:
+    if not (build.folder / "plan.json").exists() or not (build.folder / "artifacts.json").exists():
+        raise LoritaDeployError(
+            "there is no build here that a receipt could be of",
+            where=build.folder.path,
+            fix="build first, run the bundle on the board, then come back with its receipt",
         )
 
 
@@ -81,12 +126,7 @@ def bettered(build: Build, prices: PriceTable, candidates: Sequence[Candidate]) 
     """
     path = Path(str(build.options.receipt))
     receipt = load_receipt(path)
-    if not (build.folder / "plan.json").exists() or not (build.folder / "artifacts.json").exists():
-        raise LoritaDeployError(
-            "there is no build here that a receipt could be of",
-            where=build.folder.path,
-            fix="build first, run the bundle on the board, then come back with its receipt",
-        )
+    _require_a_build(build)
     require_same_artifacts(receipt, ArtifactList.load(build.folder / "artifacts.json").artifacts, path)
     if not build.options.trust_times:
         require_same_target(receipt, build.target, path)

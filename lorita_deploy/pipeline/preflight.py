@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..devices.look import require_runtime, require_target
 from ..devices.ssh import SshDevice
 from ..errors import BadTarget, ExporterUnavailable, LoritaDeployError
+from .carried import require_of_this_build
 
 if TYPE_CHECKING:
     from .context import Build
@@ -21,6 +22,8 @@ def preflight(build: Build) -> None:
         if given is not None and not Path(given).exists():
             spelled = "--" + name.replace("_", "-")
             raise LoritaDeployError(f"{spelled}: there is no such file or folder", where=given, fix="check the path")
+    if options.receipt is not None:
+        require_of_this_build(build)
     if build.trains:
         _ = build.recipe  # a misspelt one is told before anything is done
     asked = build.asked_precision
@@ -38,7 +41,7 @@ def preflight(build: Build) -> None:
         )
     if build.opset > limits.opset_max:
         raise BadTarget(
-            f"{build.target.name} reads opsets up to {limits.opset_max}, not {build.opset}",
+            f"{build.target.spelled} reads opsets up to {limits.opset_max}, not {build.opset}",
             where="--opset",
             fix=f"leave it out: {limits.opset} is written",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -130,6 +131,25 @@ def test_tegrastats_lines() -> None:
     agx = "GR3D_FREQ 0% VDD_GPU_SOC 2391mW/2391mW VDD_CPU_CV 398mW/398mW VIN_SYS_5V0 2520mW/2520mW NC 0mW/0mW"
     assert board.tegrastats_mw(agx) == ("VDD_GPU_SOC + VDD_CPU_CV + VIN_SYS_5V0", 5309.0)
     assert board.tegrastats_mw("RAM 1200/3956MB") is None
+
+
+@pytest.mark.parametrize(("says", "found"), [("echo VDD_IN 4500mW/4500mW; sleep 0.05", 4500.0), ("exec sleep 60", None)])
+def test_tegrastats_is_followed_and_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, found: float | None
+) -> None:
+    """A script of that name stands in for the board's program; one that falls silent is not waited for, nor left behind."""
+    script = tmp_path / "tegrastats"
+    script.write_text(f"#!/bin/sh\necho $$ >>{tmp_path}/pids\nwhile true; do {says}; done\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    meter = power.Meter("tegrastats", None)
+    start = time.monotonic()
+    energy = power.energy(meter, lambda: time.sleep(0.01), 2.0, idle=None)
+    assert time.monotonic() - start < 6.0
+    assert (energy and energy["mean_mw"]) == found
+    assert meter.source == ("tegrastats VDD_IN" if found else "tegrastats")
+    (pid,) = (tmp_path / "pids").read_text().split()
+    assert not Path(f"/proc/{pid}").exists()
 
 
 def test_a_machine_that_says_nothing(tmp_path: Path) -> None:

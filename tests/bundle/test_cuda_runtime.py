@@ -59,7 +59,7 @@ def test_memory_events_and_graphs(device: cuda_runtime.Cuda) -> None:
     assert view.raw == bytes(range(256)) * (size // 256)
     free, total = device.memory_bytes()
     assert 0 < free < total
-    assert all(device.about()[name] for name in ("gpu", "sm", "cuda", "cuda-driver"))
+    assert all(device.about()[name] for name in ("gpu", "sm", "multiprocessors", "cuda", "cuda-driver"))
     device.call("cudaGraphExecDestroy", graph)
     for address in (there, other):
         device.call("cudaFree", address)

@@ -183,8 +183,9 @@ def test_infer_classifies_as_the_network_was_trained_to_see(folder: Path, tmp_pa
 
     picture.write_bytes(b"not an image")
     done = subprocess.run([*command, str(picture)], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "")
-    assert "cannot be read" in done.stdout
+    assert_refused(done, 2, "this image cannot be read")
+    done = subprocess.run([*command, str(tmp_path / "none.png")], capture_output=True, text=True, check=False)
+    assert_refused(done, 2, "No such file")
 
 
 def test_infer_takes_the_network_to_use_here(folder: Path, tmp_path: Path) -> None:
@@ -215,15 +216,50 @@ def test_infer_refuses_a_network_that_was_tampered_with(folder: Path, tmp_path: 
     flip(folder / "compressed.onnx")
     command = [sys.executable, str(folder / "infer.py"), str(tmp_path / "picture.png")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "")
-    assert "nothing was run" in done.stdout
+    assert_refused(done, 2, "nothing was run")
+    (folder / "manifest.json").unlink()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert_refused(done, 2, "manifest.json")
+
+
+@pytest.mark.parametrize("program", ["run.py", "infer.py"])
+@pytest.mark.parametrize("name", ["job.py", "race.py", "trt.py", "golden/inputs.npz"])
+@pytest.mark.parametrize("how", ["changed", "missing"])
+def test_nothing_of_a_bundle_runs_before_every_file_is_right(
+    folder: Path, tmp_path: Path, program: str, name: str, how: str
+) -> None:
+    """Not even the programs' own neighbours: what stands in one that was changed is not executed."""
+    trace = tmp_path / "executed"
+    if how == "missing":
+        (folder / name).unlink()
+    else:
+        (folder / name).write_text(f"open({str(trace)!r}, 'w').close()\n")
+    command = [sys.executable, "-B", program, *(["picture.png"] if program == "infer.py" else [])]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert_refused(done, 2, name)
+    assert "nothing was run" in done.stderr
+    assert not trace.exists()
+    assert not (folder / "receipt-progress.json").exists()
+
+
+def test_infer_is_an_example_that_a_person_reads() -> None:
+    assert len((Path(archives.__file__).with_name("infer.py")).read_text().splitlines()) <= 50
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], code: int, word: str) -> None:
+    """The exit code, and a message in three parts without a traceback."""
+    assert done.returncode == code, done.stderr
+    assert word in done.stderr
+    assert "\n  where: " in done.stderr
+    assert "\n  do:    " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(shutil.which("trtexec") is not None, reason="trtexec is on this machine")
 def test_the_shell_runner_checks_every_file_first(folder: Path) -> None:
     for shell in ("sh", "bash"):
         done = subprocess.run([shell, "run.sh"], cwd=folder, capture_output=True, text=True, check=False)
-        assert done.returncode == 2
+        assert done.returncode == 3
         assert done.stderr.startswith("trtexec was not found\n  where: "), done.stderr
     flip(folder / "golden/inputs.npz")
     done = subprocess.run(["sh", "run.sh"], cwd=folder, capture_output=True, text=True, check=False)

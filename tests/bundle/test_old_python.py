@@ -15,8 +15,6 @@ from lorita_deploy.records import Receipt, Verification
 
 PYTHON36 = Path.home() / ".pyenv/versions/3.6.15/bin/python"
 FOLDER = Path(bundle.__file__).parent
-NO_RUNTIME = ("infer.py",)
-"""These import numpy at once."""
 
 pytestmark = pytest.mark.skipif(not PYTHON36.exists(), reason="no Python 3.6 on this machine")
 
@@ -38,7 +36,7 @@ def test_it_compiles_and_is_imported() -> None:
     for name in PROGRAMS:
         code = f"compile(open({str(FOLDER / name)!r}, encoding='utf-8').read(), {name!r}, 'exec')"
         subprocess.run([PYTHON36, "-c", code], check=True)
-    modules = ", ".join(Path(name).stem for name in PROGRAMS if name not in NO_RUNTIME)
+    modules = ", ".join(Path(name).stem for name in PROGRAMS)
     done = subprocess.run(
         [PYTHON36, "-B", "-c", f"import {modules}\n{STATISTICS}"], cwd=FOLDER, capture_output=True, text=True, check=False
     )
@@ -49,9 +47,15 @@ def test_what_it_cannot_do_is_said(tmp_path: Path) -> None:
     """Without numpy and onnxruntime: one clear message."""
     write_small_bundle(tmp_path / "build", tmp_path / "bundle")
     done = subprocess.run([PYTHON36, "-B", "run.py"], cwd=tmp_path / "bundle", capture_output=True, text=True, check=False)
-    assert done.returncode == 2
+    assert done.returncode == 3
     assert "onnxruntime cannot be imported" in done.stderr
     assert "Traceback" not in done.stderr
+    picture = tmp_path / "picture.png"
+    done = subprocess.run(
+        [PYTHON36, "-B", "infer.py", picture], cwd=tmp_path / "bundle", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert "onnxruntime cannot be imported" in done.stderr
 
 
 @pytest.mark.slow

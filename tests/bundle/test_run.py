@@ -390,8 +390,28 @@ def test_other_work_on_the_machine_is_told_in_the_receipt(folder: Path) -> None:
 def test_tensorrt_is_refused_by_name_and_replaced_where_it_is_only_preferred(folder: Path) -> None:
     if importlib.util.find_spec("tensorrt"):
         pytest.skip("TensorRT is installed")
-    assert_refused(start(folder, job(folder, settings={"runtime": "tensorrt"})), 2, "tensorrt cannot be imported")
-    assert_refused(start(folder, job(folder), "--runtime", "tensorrt"), 2, "tensorrt cannot be imported")
+    assert_refused(start(folder, job(folder, settings={"runtime": "tensorrt"})), 3, "tensorrt cannot be imported")
+    assert_refused(start(folder, job(folder), "--runtime", "tensorrt"), 3, "tensorrt cannot be imported")
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-5", "0", "soon"])
+def test_a_deadline_that_is_none_is_refused_before_anything_is_run(folder: Path, text: str) -> None:
+    done = start(folder, job(folder), f"--deadline={text}")
+    assert done.returncode == 2
+    assert "argument --deadline" in done.stderr
+    assert not (folder / "receipt-progress.json").exists()
+
+
+def test_a_python_without_numpy_is_exit_3(folder: Path) -> None:
+    """The runtime imports, numpy does not: a module of that name that fails stands first in the path."""
+    (folder / "without").mkdir()
+    (folder / "without/numpy.py").write_text("raise ModuleNotFoundError(\"No module named 'numpy'\", name='numpy')\n")
+    (folder / "runtime_own.py").write_text("class Runtime:\n    def __init__(self, settings):\n        import numpy\n")
+    (folder / "job.json").write_text(json.dumps(job(folder, settings={"runtime": "own"})))
+    command = [sys.executable, str(RUNNER), "--job", str(folder / "job.json")]
+    environment = {**os.environ, "PYTHONPATH": str(folder / "without")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert_refused(done, 3, "numpy")
 
 
 @pytest.mark.slow

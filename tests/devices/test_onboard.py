@@ -102,15 +102,18 @@ def test_a_look_at_a_lock_does_not_keep_others_from_holding_it(tmp_path):
     assert os.waitpid(pid, 0)[1] == 0
 
 
-@pytest.mark.parametrize(("days", "state"), [(0.9, "done"), (1.1, "missing")])
-def test_a_result_waits_for_a_day(tmp_path, monkeypatch, days, state):
+@pytest.mark.parametrize(
+    ("days", "command", "state"), [(0.9, "run.py", "done"), (1.1, "run.py", "missing"), (0.9, "another", "missing")]
+)
+def test_a_result_waits_for_a_day_for_the_command_that_it_answers(tmp_path, monkeypatch, days, command, state):
     monkeypatch.syspath_prepend(str(Path(onboard.__file__).parent))
     import runs
 
     run = tmp_path / "runs" / "key"
     run.mkdir(parents=True)
     for name in ("state.json", "exit.json"):
-        (run / name).write_text("{}")
+        (run / name).write_text('{"command": ["run.py"]}')
         os.utime(run / name, (time.time() - 86400 * days,) * 2)
     request = {"folder": str(tmp_path), "key": "key", "result": "receipt.json", "files": {"model.onnx": "0" * 64}, "who": "ada"}
+    request["command"] = [command]
     assert runs.start(request)["state"] == state

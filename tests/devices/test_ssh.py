@@ -23,6 +23,7 @@ from lorita_deploy.errors import (
     DeviceBusy,
     DeviceUnfit,
     DeviceUnreachable,
+    LoritaDeployError,
     OutOfResource,
 )
 from lorita_deploy.records import Receipt
@@ -291,6 +292,18 @@ def test_a_device_that_cannot_be_written(client, work, no_room):
     device.connection.close()
 
 
+def test_a_folder_that_cannot_be(client, work, tmp_path):
+    """A file is in its way: bad input, which trying again does not mend."""
+    (tmp_path / "file").write_text("in the way")
+    device = find_device(client.address(tmp_path / "file" / "there"))
+    assert not device.look.writable
+    with pytest.raises(LoritaDeployError, match="no folder can be made there: Not a directory") as caught:
+        device.run(work, job(work), timeout_s=60)
+    assert caught.value.exit_code == 2
+    assert "?folder=" in str(caught.value.fix)
+    device.connection.close()
+
+
 def test_a_python_without_packages_is_said_with_the_remedy(client, work, tmp_path, there):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     device = find_device(client.address(there, python=f"{tmp_path}/bare/bin/python"))
@@ -371,7 +384,7 @@ def test_a_changed_host_key(client, there):
     client.know(client.folder / "host2.pub")
     error = refusal(client.address(there))
     assert "host key has changed" in error.what
-    assert "ssh-keygen -R" in str(error.fix)
+    assert f"ssh-keygen -R '[127.0.0.1]:{client.port}'; then ssh -p {client.port}" in str(error.fix)
 
 
 def test_a_key_that_is_not_let_in(client, there):

@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from lorita_deploy.cli import cli
-from lorita_deploy.doctor.stack import check_stack, cuda_version, l4t_release, this_machine
-from lorita_deploy.records import MachineFacts
+from lorita_deploy.doctor.stack import check_stack, cuda_version, l4t_release, this_machine, with_stack
+from lorita_deploy.records import Finding, MachineFacts
 from lorita_deploy.targets import load_target
 
 ORIN = MachineFacts(
@@ -50,6 +50,17 @@ def test_a_tensorrt_that_is_not_jetpack_s():
     assert (state, found) == ("note", "10.7.0; jetson-orin-nano@jp6.2 has 10.3.0")
     assert "JetPack brings" in fix
     assert findings(changed(tensorrt=""), "jetson")["tensorrt"][0] == "missing"
+
+
+def test_one_subject_is_spoken_of_once():
+    general = [
+        Finding(subject="disk", state="ok", found="9 GB free"),
+        Finding(subject="python", state="missing", found="3.10", fix="use Python 3.11"),
+        Finding(subject="tensorrt", state="note", found="No module named 'tensorrt'"),
+    ]
+    found = [(each.subject, each.state) for each in with_stack(general, changed(tensorrt=""), load_target("jetson@jp6.2"))]
+    assert found[:2] == [("disk", "ok"), ("python", "missing")], "what a build here lacks stays"
+    assert [state for subject, state in found if subject == "tensorrt"] == ["missing"]
 
 
 def test_an_unknown_jetson_linux():

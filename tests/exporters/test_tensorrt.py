@@ -8,6 +8,9 @@ import json
 
 import pytest
 import torch
+from lorita_exporters.cuda_device import CudaDevice
+from lorita_exporters.tensorrt_build import timing_cache
+from lorita_exporters.tensorrt_open import REBUILD, require_loadable
 from published_schemas import obeys
 from torch import nn
 
@@ -18,6 +21,10 @@ from lorita_deploy.records import EngineRecord
 ONNX, RTX, CLASSIC = (find_exporter(name) for name in ("onnx", "tensorrt-rtx", "tensorrt"))
 NO_RTX = pytest.mark.skipif(bool(RTX.check()), reason="; ".join(RTX.check()))
 NO_GPU = any("NVIDIA" in each for each in CLASSIC.check())
+JOB = {
+    "filename": "dense.engine", "role": "dense", "network": None, "examples": (), "opset": 17, "ir_version": 8,
+    "precision": "fp32",
+}  # fmt: skip
 
 
 def small() -> nn.Module:
@@ -84,6 +91,45 @@ def test_running_needs_a_gpu_and_says_so(tmp_path):
     RTX.export(export_onnx(tmp_path, small(), (3, 8, 8)))
     with pytest.raises(ExporterUnavailable, match="runs on a GPU only"):
         RTX.open(tmp_path / "dense.engine")
+
+
+@NO_RTX
+def test_an_engine_of_another_gpu_or_version_is_told_before_it_is_loaded(tmp_path):
+    job = export_onnx(tmp_path, small(), (3, 8, 8))
+    RTX.export(dataclasses.replace(job, capabilities=("SM86",)))
+    path, version = tmp_path / "dense.engine", EngineRecord.load(tmp_path / "dense.engine.json").version
+    require_loadable(path, "tensorrt_rtx", version, "SM86")
+    for module, other, capability, words in (
+        ("tensorrt_rtx", version, "SM89", "built for SM86, and this GPU is SM89"),
+        ("tensorrt_rtx", "9.9.9", "SM86", f"built by tensorrt_rtx {version}, and this is 9.9.9"),
+        ("tensorrt", version, "SM86", "an engine of tensorrt_rtx, and this is tensorrt"),
+    ):
+        with pytest.raises(BadArtifact, match=words) as caught:
+            require_loadable(path, module, other, capability)
+        assert caught.value.fix == REBUILD
+    (tmp_path / "dense.engine.json").unlink()
+    require_loadable(path, "tensorrt_rtx", version, "SM89")  # nothing says for which GPU: TensorRT will
+    with pytest.raises(BadArtifact, match="No such file"):
+        require_loadable(tmp_path / "none.engine", "tensorrt", version, "SM86")
+
+
+def test_timings_are_kept_apart_by_device_cuda_and_tensorrt(tmp_path):
+    found = set()
+    for device in (
+        CudaDevice("Orin", "SM87", 8, "12.6"),
+        CudaDevice("Orin", "SM87", 16, "12.6"),
+        CudaDevice("Orin", "SM87", 8, "12.8"),
+        CudaDevice("Xavier", "SM72", 6, "12.6"),
+    ):
+        timings = CLASSIC._timings(ExportJob(**JOB, folder=tmp_path, timing_caches=tmp_path / "timings"), device)
+        found |= {timing_cache(timings, version, []) for version in ("10.3.0", "10.13.3")}
+    assert len(found) == 8
+    assert (tmp_path / "timings").is_dir()
+    (tmp_path / "file").write_text("in the way")
+    said = []
+    timings = CLASSIC._timings(ExportJob(**JOB, folder=tmp_path, timing_caches=tmp_path / "file/x"), device)
+    assert timing_cache(timings, "10.3.0", said) is None
+    assert "timings are not kept" in said[0]
 
 
 @pytest.mark.skipif(not NO_GPU, reason="a GPU is here")

@@ -4,8 +4,10 @@ import hashlib
 import json
 import struct
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
 from small_onnx import write_small_onnx
 
 from lorita_deploy.cli import cli
@@ -151,9 +153,9 @@ def real(tmp_path_factory):
     """``real("SM86", ...)``: an engine that TensorRT for RTX built for these GPUs, and its version."""
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     folder = tmp_path_factory.mktemp("engines")
-    content = write_small_onnx(folder / "small.onnx").read_bytes()
+    small = write_small_onnx(folder / "small.onnx").read_bytes()
 
-    def make(*names):
+    def make(*names, content=small):
         logger = trt.Logger(trt.Logger.ERROR)
         builder = trt.Builder(logger)
         network = builder.create_network(0)
@@ -169,6 +171,17 @@ def real(tmp_path_factory):
     return make
 
 
+def half_onnx():
+    """A convolution in fp16."""
+    weight = numpy_helper.from_array(np.ones((8, 3, 3, 3), np.float16), "weight")
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT16, [1, *shape])
+        for name, *shape in (("x", 3, 8, 8), ("y", 8, 6, 6))
+    ]
+    graph = helper.make_graph([helper.make_node("Conv", ["x", "weight"], ["y"])], "half", ends[:1], ends[1:], [weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
 @pytest.mark.parametrize("names", [("SM86",), ("SM89",), ("SM80", "SM120")], ids="-".join)
 def test_a_real_engine(real, names):
     path, version = real(*names)
@@ -182,7 +195,9 @@ def test_a_real_engine(real, names):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RTX_GPUS.values())
 def test_every_gpu_has_its_bit(real, name):
-    assert look_at_engine(real(name)[0]).gpus == (name,)
+    """With a network in fp16: for Turing (SM75) no product of matrices in fp32 is built."""
+    assert look_at_engine(real(name, content=half_onnx())[0]).gpus == (name,)
+    assert "SM75" in RTX_GPUS.values()
 
 
 def test_a_real_engine_that_was_cut_or_prefixed(real, tmp_path):

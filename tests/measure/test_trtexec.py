@@ -43,6 +43,7 @@ for word in "$@"; do
         *-*workspace:[0-9]* | *-*workspace=[0-9]*)
             [ "$(echo "$word" | sed 's/.*[:=]//')" -le "${MEMORY:-4096}" ] ||
                 { echo "[E] Error Code 2: OutOfMemory"; exit 1; } ;;
+        *--onnx=*"${REFUSED:-none}"*) echo "[E] [TRT] ModelImporter.cpp: No importer registered for op: Rope"; exit 1 ;;
         *-*=*) ;;
         *--useCudaGraph) graph=Enabled ;;
         *--useSpinWait) spin=Enabled ;;
@@ -218,6 +219,15 @@ def test_workspace_is_halved_until_memory_suffices(tmp_path: Path) -> None:
     assert len(list((folder / "trtexec").glob("*.engine"))) == 4, "another TensorRT has engines of its own"
     done = run_sh(make_bundle(tmp_path / "small"), MEMORY="8")
     assert (done.returncode, done.stderr.splitlines()[0]) == (6, "no engine could be built")
+
+
+def test_what_trtexec_refuses_is_not_tried_again_with_less_memory(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "bundle")
+    done = run_sh(folder, REFUSED="dense")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, "trtexec cannot build an engine of it")
+    assert "where: dense.onnx" in done.stderr
+    assert "No importer registered" in (folder / "trtexec/build-dense.log").read_text()
+    assert [path.name.split("-v")[0] for path in folder.glob("trtexec/*.engine")] == ["compressed"], "what is finished stays"
 
 
 def test_two_runs_do_not_disturb_one_another(tmp_path: Path) -> None:

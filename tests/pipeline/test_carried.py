@@ -1,11 +1,13 @@
 """What a receipt from elsewhere teaches about prices; on the documents of a real build."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from lorita_deploy.errors import BadRecord, EnvironmentDiffers, LoritaDeployError, PlanMismatch
-from lorita_deploy.pipeline import make_options
+from lorita_deploy.pipeline import build, make_options
+from lorita_deploy.pipeline.again import keep_receipt
 from lorita_deploy.pipeline.carried import bettered
 from lorita_deploy.pipeline.context import Build
 from lorita_deploy.records import CandidateTable, Plan, PriceTable, Receipt
@@ -72,6 +74,45 @@ def test_another_machine_teaches_nothing(receipt, better):
         update={"machine": "NVIDIA Jetson Orin Nano Developer Kit", "system": "Linux 5.15.148-tegra aarch64"}
     )
     better(receipt.model_copy(update={"host": board}), **jetson)
+
+
+def test_a_receipt_of_another_model_or_machine_is_refused_before_anything_is_computed(readme_build, receipt, tmp_path):
+    """Not after minutes of training, and what is in the folder stays as it is."""
+    out = tmp_path / "build"
+    shutil.copytree(readme_build[0], out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    path = receipt.save(tmp_path / "receipt.json")
+    refused = {
+        PlanMismatch: ({"model": "vgg16"}, "this receipt is of mine, not of vgg16"),
+        EnvironmentDiffers: ({"model": "mine", "target": "jetson-nano"}, "another machine than a jetson-nano"),
+        LoritaDeployError: ({"model": "mine", "out": str(tmp_path / "empty")}, "no build here"),
+    }
+    for kind, (given, words) in refused.items():
+        options = make_options(**{"target": "cpu", "out": str(out), "receipt": str(path), **given})
+        with pytest.raises(kind, match=words):
+            build(options, until="plan")
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert not list((tmp_path / "empty").glob("*"))
+
+
+def test_a_workstations_times_do_not_pass_for_a_boards(readme_build, receipt, tmp_path):
+    """The runner of a bundle for a board names the board wherever it runs; what is kept of it tells the machine."""
+    folder = tmp_path / "build"
+    shutil.copytree(readme_build[0], folder)
+    warning = "this machine is not a jetson-orin-nano, which the bundle is made for"
+    for kind, machine, system, kept, warns in (
+        ("jetson-orin-nano", receipt.host.machine, receipt.host.system, "cpu", True),
+        ("jetson-orin-nano", "NVIDIA Jetson Nano Developer Kit", "Linux 4.9 aarch64", "jetson-nano", True),
+        ("jetson-orin-nano", "NVIDIA Jetson Orin Nano Developer Kit", "Linux 5.15 aarch64", "jetson-orin-nano", False),
+        ("cpu", receipt.host.machine, receipt.host.system, "cpu", False),
+        ("a-target-of-mine", receipt.host.machine, receipt.host.system, "a-target-of-mine", False),
+    ):
+        host = receipt.host.model_copy(update={"kind": kind, "machine": machine, "system": system})
+        carried = receipt.model_copy(update={"host": host}).save(tmp_path / "carried.json")
+        found, where = keep_receipt(carried, folder)
+        assert found == Receipt.load(where)
+        assert (found.host.kind, found.host.machine) == (kept, machine)
+        assert (warning in found.warnings) == warns
 
 
 def test_receipts_that_cannot_be_used(receipt, better, make_receipt, tmp_path):

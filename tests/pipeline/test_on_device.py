@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -72,6 +73,24 @@ def test_a_bundle_is_run_by_its_own_runner_and_its_receipt_comes_back(client, fo
     assert receipt.host.kind == "cpu"
     (run,) = there.glob("runs/*")
     assert [path.name for path in run.iterdir()] == ["work"], "what the runner has built there stays for the next time"
+    built = run / "work" / "engines" / "dense-key.engine"
+    built.parent.mkdir()
+    built.write_bytes(b"built in minutes")
+    page = invoke("bench", "--device", client.address(there), "--deadline", "1000", bundle)
+    assert page.exit_code == 0, page.output
+    assert "within 1000 ms at p99: " in page.stdout
+    assert [*there.glob("runs/*")] == [run], "the next time asks something else, of the same bundle"
+    assert built.read_bytes() == b"built in minutes"
+
+
+def test_of_a_build_folder_the_bundle_is_run(client, folder, there):
+    """By the runtime of its target, and not by the one that raced it here."""
+    page = invoke("bench", "--device", client.address(there), "--deadline", "1000", folder)
+    assert page.exit_code == 0, page.output
+    (where,) = (line for line in page.stdout.splitlines() if line.endswith("Z.json"))
+    assert Path(where).parent == folder
+    assert Receipt.load(where).deadline.chosen in {"dense", "compressed"}
+    assert [*there.glob("runs/*/work/manifest.json")]
 
 
 def test_a_tampered_bundle_is_not_sent(client, folder, tmp_path):

@@ -55,6 +55,9 @@ def look(request: Dict[str, Any]) -> Dict[str, Any]:
             versions[name] = out[0].strip()
     folder = store.root(request)
     existing = folder
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    possible = os.path.isdir(existing)  # and no file in its way
     while not os.path.isdir(existing):
         existing = os.path.dirname(existing)
     return {
@@ -67,7 +70,7 @@ def look(request: Dict[str, Any]) -> Dict[str, Any]:
         "release": _text("/etc/nv_tegra_release"),
         "toolkit": _text("/usr/local/cuda/version.json"),
         "folder": folder,
-        "writable": os.access(existing, os.W_OK | os.X_OK),
+        "writable": possible and os.access(existing, os.W_OK | os.X_OK),
         "free_bytes": store.free_bytes(existing),
         "kept_bytes": sum(os.lstat(path).st_size for path in store.files(folder)),
         "available_bytes": _available_bytes(),

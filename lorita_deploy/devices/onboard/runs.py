@@ -28,14 +28,17 @@ FRESH_SECONDS = 86400
 def start(request: Json) -> Json:
     """``files`` (path to sha256), ``command`` (after python), ``result`` (path in ``work``), ``who``, ``limit_s``.
 
+    Runs of one ``key`` share a folder, and with it what the runner has built; it is the same run where the command is too.
     The state is ``running`` (this run, or the same one from before a broken connection), ``done`` (the same one, whose
     result was never fetched), ``missing`` (with the files to put) or ``busy`` (with the holder).
     """
     run, state = _folder(request), _state(request)
+    same = _read(os.path.join(run, "state.json")).get("command") == request["command"]
     if state == "running":
         holder = locks.holder(os.path.join(run, "state.json"))
-        return {"state": "running"} if holder["who"] == request["who"] else {"state": "busy", "holder": holder}
-    if state == "done" and time.time() - os.lstat(os.path.join(run, "state.json")).st_mtime < FRESH_SECONDS:
+        own = same and holder["who"] == request["who"]
+        return {"state": "running"} if own else {"state": "busy", "holder": holder}
+    if state == "done" and same and time.time() - os.lstat(os.path.join(run, "state.json")).st_mtime < FRESH_SECONDS:
         return {"state": "done"}
     os.makedirs(os.path.join(run, "tmp"), exist_ok=True)
     os.utime(run, None)
@@ -83,7 +86,7 @@ def _supervise(request: Json, run: str, said: int) -> None:
             pass_fds=(alive, device),
             start_new_session=True,
         )
-        _write(os.path.join(run, "state.json"), dict(state, group=child.pid))
+        _write(os.path.join(run, "state.json"), dict(state, group=child.pid, command=request["command"]))
         os.write(said, json.dumps({"state": "running"}).encode("utf-8"))
         os.close(said)
         try:
