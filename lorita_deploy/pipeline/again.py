@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -150,8 +151,16 @@ def held_artifacts(folder: Path) -> tuple[Artifact, ...]:
 
     Raises `BadArtifact` for files that are missing, changed or lead out of the folder, `BadRecord`, `LoritaDeployError`.
     """
-    if (folder / MANIFEST).exists():
+    if os.path.exists(folder / MANIFEST):
         return check_bundle(folder).artifacts
+    if not os.path.exists(folder):  # of a name that is too long as well
+        raise LoritaDeployError("there is no such file or folder", where=folder, fix="check the path")
+    if folder.is_file():
+        raise LoritaDeployError(
+            "a build folder or an unpacked bundle is wanted, and this is a file",
+            where=folder,
+            fix="unpack a bundle first: tar xf bundle.tar.gz; of a single artifact, name the folder it lies in",
+        )
     if not (folder / "artifacts.json").exists():
         raise LoritaDeployError(
             "there are no artifacts here: neither a build folder that got as far as export nor an unpacked bundle",
@@ -172,9 +181,14 @@ def read_receipt(path: Path) -> Receipt:
 
     Raises `BadRecord`, and what `load_receipt` raises.
     """
+    if not os.path.exists(path):
+        raise BadRecord("there is no such file or folder", where=path, fix="check the path")
     if is_carried(path):
         return load_receipt(path)
     file = path / "receipt.json" if path.is_dir() else path
+    if not file.exists():
+        fix = "lorita-deploy bench measures them"
+        raise BadRecord("there are no measured times here: no receipt.json", where=path, fix=fix)
     if schema_name(file) != BuildReport.SCHEMA:
         return Receipt.load(file)
     receipt = BuildReport.load(file).receipt

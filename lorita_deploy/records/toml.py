@@ -13,5 +13,7 @@ def read_toml(path: Path, refused: type[LoritaDeployError], *, fix: str | None =
     """The tables of a TOML file. Raises ``refused`` for one that is missing, damaged, or nested absurdly deep."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise refused("there is no such file", where=path, fix="check the path") from error
     except (OSError, ValueError, RecursionError) as error:  # numbers of thousands of digits are a ValueError of their own
         raise refused(f"cannot be read as TOML: {error}", where=path, fix=fix) from error
