@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 import time
@@ -82,7 +83,7 @@ def bench_again(
     """
     device = device or LocalDevice()
     folder = path.parent if path.is_file() else path
-    where = folder / f"receipt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
+    where = _unused(folder, f"receipt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
     if path.is_file():
         with tempfile.TemporaryDirectory(prefix="lorita-") as aside:
             receipt, written = bench_again(unpack(path, Path(aside)), threads=threads, device=device, deadline_ms=deadline_ms)
@@ -115,6 +116,12 @@ def bench_again(
         result=where.name,
     )
     return receipt, where
+
+
+def _unused(folder: Path, stem: str) -> Path:
+    """A name for a record that is not there yet: two in one second, or after the clock was set back, overwrite nothing."""
+    paths = (folder / f"{stem}{f'-{count}' if count > 1 else ''}.json" for count in itertools.count(1))
+    return next(path for path in paths if not path.exists())
 
 
 def _called_by_its_name(path: Path, device: SshDevice, target: str) -> Receipt:

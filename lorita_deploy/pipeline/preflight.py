@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def preflight(build: Build) -> None:
-    """Raises `LoritaDeployError` for files that are not there or something else, and for what target, exporter or device cannot do."""
+    """Raises `LoritaDeployError` for files that are not there or are something else, and for what target,
+    exporter or device cannot do."""
     options, limits = build.options, build.target.limits
     for name in ("checkpoint", "teacher", "calibration", "plan", "layer_times", "receipt"):
         given = getattr(options, name)
