@@ -158,6 +158,7 @@ BAD = {
     "function": (("plan", "-m", "os:no_such"), "no attribute"),
     "prices as a plan": (("build", "-m", "fcn", "--plan", "newer.json", "-o", "out"), "newer lorita-deploy"),
     "broken prices": (("plan", "-m", "fcn", "--layer-times", "broken.json", "-o", "out"), "not valid JSON"),
+    "broken receipt": (("build", "-m", "fcn", "--receipt", "broken.json", "-o", "out"), "not valid JSON"),
     "verified nothing": (("verify", "none"), "no such file or folder"),
     "verified a file": (("verify", "broken.onnx"), "this is a file"),
     "compared with nothing": (("compare", "none", "none"), "no such file or folder"),
@@ -210,6 +211,13 @@ def test_a_wrong_plan_is_told_before_anything_is_computed(bad_files):
     invoke("plan", "-m", "fcn", "--plan", "newer.json", "-o", "out")
     assert not list(Path("out").rglob("*.safetensors"))
     assert not Path("out/data.json").exists()
+
+
+def test_a_receipt_of_no_build_is_told_before_anything_is_computed(make_receipt, tmp_path):
+    page = invoke("build", "-m", "fcn", "--receipt", make_receipt().save(tmp_path / "r.json"), "-o", tmp_path / "out")
+    assert page.exit_code == 2
+    assert "there is no build here that a receipt could be of" in page.stderr
+    assert not (tmp_path / "out" / "data.json").exists()
 
 
 # ---------------------------------------------------------------------------------------------- the edge

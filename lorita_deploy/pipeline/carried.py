@@ -49,6 +49,19 @@ def is_carried(path: Path) -> bool:
     return path.name.endswith(".tar.gz") or (path.is_dir() and is_trtexec(path))
 
 
+def receipt_given(build: Build) -> Receipt:
+    """What ``--receipt`` names. Raises `BadRecord`, `PlanMismatch`, and where no build lies in the folder yet."""
+    path = Path(str(build.options.receipt))
+    receipt = load_receipt(path)
+    if not (build.folder / "plan.json").exists() or not (build.folder / "artifacts.json").exists():
+        raise LoritaDeployError(
+            "there is no build here that a receipt could be of",
+            where=build.folder.path,
+            fix="build first, run the bundle on the board, then come back with its receipt",
+        )
+    return receipt
+
+
 def require_same_artifacts(receipt: Receipt, artifacts: Iterable[Artifact], where: object) -> None:
     """Raises `PlanMismatch` for a receipt of other artifacts (another model, or an earlier plan of this one)."""
     expected = {artifact_name(artifact): artifact.sha256 for artifact in artifacts}
@@ -79,14 +92,7 @@ def bettered(build: Build, prices: PriceTable, candidates: Sequence[Candidate]) 
     one takes, to which the forms that the plan chose are scaled. Provenance stays that of the prices. Raises
     `PlanMismatch`, `EnvironmentDiffers`, `BadRecord`, `LoritaDeployError`.
     """
-    path = Path(str(build.options.receipt))
-    receipt = load_receipt(path)
-    if not (build.folder / "plan.json").exists() or not (build.folder / "artifacts.json").exists():
-        raise LoritaDeployError(
-            "there is no build here that a receipt could be of",
-            where=build.folder.path,
-            fix="build first, run the bundle on the board, then come back with its receipt",
-        )
+    path, receipt = Path(str(build.options.receipt)), receipt_given(build)
     require_same_artifacts(receipt, ArtifactList.load(build.folder / "artifacts.json").artifacts, path)
     if not build.options.trust_times:
         require_same_target(receipt, build.target, path)

@@ -9,6 +9,7 @@ from ..devices.look import require_runtime, require_target
 from ..devices.ssh import SshDevice
 from ..errors import BadTarget, ExporterUnavailable, LoritaDeployError
 from ..records import Plan, PriceTable
+from .carried import receipt_given
 
 if TYPE_CHECKING:
     from .context import Build
@@ -27,6 +28,8 @@ def preflight(build: Build) -> None:
         Plan.load(Path(options.plan))
     if options.layer_times:
         PriceTable.load(Path(options.layer_times))
+    if options.receipt and not build.folder.record("price"):  # a build that goes on may have taken it into account already
+        receipt_given(build)
     if build.trains:
         _ = build.recipe  # a misspelt one is told before anything is done
     asked = build.asked_precision
