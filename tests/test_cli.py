@@ -204,7 +204,9 @@ def test_an_error_names_the_whole_command():
     for words in (("models", "show", "x"), ("targets", "show", "x"), ("exporters", "show", "x"), ("plan", "-m", "x")):
         command = " ".join(word for word in words[:2] if not word.startswith("-"))
         assert f"  where: lorita-deploy {command}\n" in invoke(*words).stderr
-    assert "  where: lorita-deploy models show\n" in invoke("models", "show").stderr
+    for words in (("models", "show"), ("build",), ("bench",), ("build", "--fast"), ("inspect",)):
+        command = " ".join(word for word in words if not word.startswith("-"))
+        assert f"  where: lorita-deploy {command}\n" in invoke(*words).stderr
 
 
 def test_a_wrong_plan_is_told_before_anything_is_computed(bad_files):

@@ -81,10 +81,10 @@ def _misused(ctx: click.Context, error: click.UsageError) -> NoReturn:
     """Of a group without a command, its help; of everything else the same three parts as of any error."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         raise error
-    at = error.ctx or ctx
+    command = error.ctx.command_path if error.ctx else _command(ctx)
     what = error.format_message().rstrip(".")
-    told = LoritaDeployError(f"{what[:1].lower()}{what[1:]}", fix=f"{at.command_path} -h says what can be given")
-    _stop(ctx, told.told(at.command_path), error.exit_code)
+    told = LoritaDeployError(f"{what[:1].lower()}{what[1:]}", fix=f"{command} -h says what can be given")
+    _stop(ctx, told.told(command), error.exit_code)
 
 
 def _stop(ctx: click.Context, message: str, code: int, *, prefix: str = "error: ") -> NoReturn:
