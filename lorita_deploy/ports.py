@@ -272,8 +272,10 @@ def _from_function(module_name: str, function_name: str) -> ModelSpec:
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UnknownName(
-            "model", f"{module_name}:{function_name}", names(MODEL_FAMILIES), fix=f"{error}; is it importable from here?"
+        raise BadNetwork(
+            f"{module_name}:{function_name} cannot be imported: {error}",
+            where=module_name,
+            fix="check the spelling; a file of yours is found from its own folder, or once its package is installed",
         ) from error
     if isinstance(function, ModelSpec):
         return function

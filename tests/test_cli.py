@@ -145,6 +145,27 @@ BAD = {
     "no profile": (("targets", "check", "broken.onnx", "-t", "jetson@jp6.3"), "did you mean jp6"),
     "checked artifact": (("targets", "check", "broken.onnx", "-t", "jetson"), "not a whole ONNX file"),
     "a name that is too long": (("inspect", "n" * 300), "no such file"),
+    "no command": (("bild",), "no such command 'bild'"),
+    "no such option of all": (("--fast",), "no such option"),
+    "no such option": (("build", "-m", "fcn", "--max-dorp", "1"), "--max-drop"),
+    "no choice": (("build", "-m", "fcn", "--precision", "fp8"), "'fp16'"),
+    "no file": (("inspect",), "missing argument 'FILE'"),
+    "no name": (("models", "show"), "missing argument 'NAME'"),
+    "no name among models": (("models", "shwo"), "lorita-deploy models -h"),
+    "nothing to time": (("bench",), "a build folder or a bundle"),
+    "deadline": (("bench", ".", "--deadline", "-1"), "--deadline"),
+    "module": (("plan", "-m", "no_such.module:net"), "No module named 'no_such'"),
+    "function": (("plan", "-m", "os:no_such"), "no attribute"),
+    "prices as a plan": (("build", "-m", "fcn", "--plan", "newer.json", "-o", "out"), "newer lorita-deploy"),
+    "broken prices": (("plan", "-m", "fcn", "--layer-times", "broken.json", "-o", "out"), "not valid JSON"),
+    "broken receipt": (("build", "-m", "fcn", "--receipt", "broken.json", "-o", "out"), "not valid JSON"),
+    "verified nothing": (("verify", "none"), "no such file or folder"),
+    "verified a file": (("verify", "broken.onnx"), "this is a file"),
+    "compared with nothing": (("compare", "none", "none"), "no such file or folder"),
+    "compared too long a name": (("compare", "n" * 300, "none"), "no such file or folder"),
+    "verified too long a name": (("verify", "n" * 300), "no such file or folder"),
+    "target of an inspected file": (("inspect", "whole.safetensors", "-t", "jetsn"), "did you mean jetson"),
+    "not for a target": (("inspect", "whole.safetensors", "-t", "cpu"), "ONNX"),
     "checked nothing": (("targets", "check", "none.onnx", "-t", "jetson"), "cannot read"),
 }
 
@@ -173,11 +194,32 @@ def test_bad_input_is_one_clear_message_and_code_2(case, bad_files):
     assert page.stdout == ""
     assert expected in page.stderr
     assert "Traceback" not in page.stderr
-    if not page.stderr.startswith("Usage: "):  # which names the option, and the command that explains it
-        what, where, fix = page.stderr.splitlines()
-        assert (what[:7], where[:9], fix[:9]) == ("error: ", "  where: ", "  do:    ")
+    what, where, fix = page.stderr.splitlines()
+    assert (what[:7], where[:9], fix[:9]) == ("error: ", "  where: ", "  do:    ")
     assert not Path("owned").exists()
     assert [path for path in sorted(bad_files.iterdir()) if path.name != "out"] == before
+
+
+def test_an_error_names_the_whole_command():
+    for words in (("models", "show", "x"), ("targets", "show", "x"), ("exporters", "show", "x"), ("plan", "-m", "x")):
+        command = " ".join(word for word in words[:2] if not word.startswith("-"))
+        assert f"  where: lorita-deploy {command}\n" in invoke(*words).stderr
+    for words in (("models", "show"), ("build",), ("bench",), ("build", "--fast"), ("inspect",)):
+        command = " ".join(word for word in words if not word.startswith("-"))
+        assert f"  where: lorita-deploy {command}\n" in invoke(*words).stderr
+
+
+def test_a_wrong_plan_is_told_before_anything_is_computed(bad_files):
+    invoke("plan", "-m", "fcn", "--plan", "newer.json", "-o", "out")
+    assert not list(Path("out").rglob("*.safetensors"))
+    assert not Path("out/data.json").exists()
+
+
+def test_a_receipt_of_no_build_is_told_before_anything_is_computed(make_receipt, tmp_path):
+    page = invoke("build", "-m", "fcn", "--receipt", make_receipt().save(tmp_path / "r.json"), "-o", tmp_path / "out")
+    assert page.exit_code == 2
+    assert "there is no build here that a receipt could be of" in page.stderr
+    assert not (tmp_path / "out" / "data.json").exists()
 
 
 # ---------------------------------------------------------------------------------------------- the edge

@@ -1,4 +1,4 @@
-"""Mutated plans and receipts: each is read and shown, or refused with the file and the entry named."""
+"""Mutated records: each is read and shown, or refused with the file and the entry named."""
 
 import io
 import json
@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from mutations import clear, edits, mutated, rewrites, rewritten, tiers, written
 from rich.console import Console
 
+from lorita_deploy.cli.screen import as_json
 from lorita_deploy.cli.showing import tables_of
 from lorita_deploy.compress.plan import check_plan
 from lorita_deploy.errors import BadRecord, LoritaDeployError, PlanMismatch
+from lorita_deploy.inspection.files import look_at
 from lorita_deploy.measure.compare import compare
+from lorita_deploy.pipeline.again import read_receipt
 from lorita_deploy.pipeline.carried import require_same_artifacts
 from lorita_deploy.records import ArtifactList, CalibrationRecord, CollapsedRecord, Plan, Receipt
 from lorita_deploy.report.terminal import render
@@ -88,3 +91,21 @@ def test_receipts(how):
             use()
         except LoritaDeployError as error:
             clear(error, codes=(2, 3))
+
+
+@tiers(st.integers(0, 1000), either)
+def test_every_record_of_a_build(which, how):
+    """Those that nobody is meant to edit as well: looked at and compared like any file that was handed in."""
+    name = sorted(RECORDS)[which % len(RECORDS)]
+    path = changed(name, *how)
+    try:
+        found = look_at(path)
+    except LoritaDeployError as error:
+        clear(error, path)
+    else:
+        shown(found, path)
+        json.loads(as_json(found))
+    try:
+        compare(Receipt.parse(RECORDS["receipt"][0], where="receipt.json"), read_receipt(path))
+    except LoritaDeployError as error:
+        clear(error, codes=(2, 3))

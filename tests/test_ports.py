@@ -37,7 +37,7 @@ def test_a_function_of_ones_own(tmp_path, monkeypatch):
     assert isinstance(spec.build(10, 32), nn.Linear)
     assert find_model("mynets:sized").build(10, 32).out_features == 10
     for name in ("mynets:none", "nowhere.at.all:f", ":f", "mynets:"):
-        with pytest.raises(UnknownName):
+        with pytest.raises(BadNetwork, match="cannot be imported"):
             find_model(name)
     with pytest.raises(BadNetwork, match="not a function"):
         find_model("mynets:not_a_net")

@@ -1,6 +1,7 @@
 """The edge of the program: the one place where exceptions become three-part messages and exit codes.
 
-A `LoritaDeployError` never shows a traceback; a programming error always does.
+A `LoritaDeployError` never shows a traceback, nor does a command line that cannot be understood; a programming error always
+does.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ..errors import LoritaDeployError, OutOfResource
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 RESUME = "nothing finished is lost: run the same command again to go on"
 FULL = "free some, or choose another place (--out); what is finished is kept"
+_COMMAND = "lorita_deploy.command"
 INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141
 
 
@@ -30,6 +32,12 @@ class Terminated(BaseException):
 
 class Edge(click.Group):
     """The outermost group."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            _misused(ctx, error)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order in which they were added: that of the work."""
@@ -41,6 +49,8 @@ class Edge(click.Group):
                 result = super().invoke(ctx)
                 sys.stdout.flush()
                 return result
+        except click.UsageError as error:
+            _misused(ctx, error)
         except LoritaDeployError as error:
             _stop(ctx, error.told(_command(ctx)), error.exit_code)
         except KeyboardInterrupt:
@@ -58,9 +68,23 @@ class Edge(click.Group):
             _stop(ctx, OutOfResource(what, fix=FULL).told(_command(ctx)), OutOfResource.exit_code)
 
 
+def begun(ctx: click.Context) -> None:
+    """Note which command runs, for errors that know of no nearer place."""
+    ctx.meta[_COMMAND] = ctx.command_path
+
+
 def _command(ctx: click.Context) -> str:
-    """What was being done, where an error knows of no nearer place."""
-    return f"{ctx.info_name} {ctx.invoked_subcommand or ''}".strip()
+    return str(ctx.meta.get(_COMMAND) or f"{ctx.command_path} {ctx.invoked_subcommand or ''}".strip())
+
+
+def _misused(ctx: click.Context, error: click.UsageError) -> NoReturn:
+    """Of a group without a command, its help; of everything else the same three parts as of any error."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        raise error
+    command = error.ctx.command_path if error.ctx else _command(ctx)
+    what = error.format_message().rstrip(".")
+    told = LoritaDeployError(f"{what[:1].lower()}{what[1:]}", fix=f"{command} -h says what can be given")
+    _stop(ctx, told.told(command), error.exit_code)
 
 
 def _stop(ctx: click.Context, message: str, code: int, *, prefix: str = "error: ") -> NoReturn:

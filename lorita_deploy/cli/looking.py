@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 
 from .. import targets as target_files
+from ..errors import BadArtifact
 from ..ports import EXPORTERS, MODEL_FAMILIES, MODELS, find_exporter, find_model, names
+from ..records import ArtifactSummary, EngineSummary, LoadCheck
 from ..report import facts
 from ..report.table import Table
 from . import completion
@@ -40,17 +42,22 @@ def inspect(screen: Screen, path: Path, target: str | None, layer: str | None) -
       lorita-deploy inspect w.safetensors
     """
     from ..inspection.files import look_at
+    from ..inspection.loading import check_loading
 
+    asked = target_files.load_target(target) if target else None  # a misspelt one is told first
     record = look_at(path)
+    if asked and not isinstance(record, ArtifactSummary | EngineSummary):
+        raise BadArtifact("only an ONNX file or an engine can be judged for a target", where=path, fix="leave out --target")
+    judged = check_loading(path, asked) if asked else None
     if layer is not None:
         screen.show(record, offers_of(record, path, layer))
         return
-    if target is None:
+    if judged is None:
         screen.show(record, *tables_of(record, path))
         return
     if not screen.as_json:
         screen.show(record, *tables_of(record, path))
-    _judge(screen, path, target)
+    _verdict(screen, judged, path)
 
 
 @click.command()
@@ -186,14 +193,13 @@ def check_target(screen: Screen, path: Path, target: str) -> None:
       lorita-deploy targets check model.onnx --target jetson-orin-nano@jp5.1
       lorita-deploy targets check model.engine --target jetson
     """
-    _judge(screen, path, target)
-
-
-def _judge(screen: Screen, path: Path, name: str) -> None:
-    """Exits with 1 where the file would not load."""
     from ..inspection.loading import check_loading
 
-    found = check_loading(path, target_files.load_target(name))
+    _verdict(screen, check_loading(path, target_files.load_target(target)), path)
+
+
+def _verdict(screen: Screen, found: LoadCheck, path: Path) -> None:
+    """Exits with 1 where the file would not load."""
     screen.show(found, *tables_of(found, path))
     wrong = [finding.subject for finding in found.findings if finding.state == "wrong"]
     verdict = (

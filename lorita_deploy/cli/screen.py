@@ -17,6 +17,7 @@ from rich.console import Console
 from ..records import Document
 from ..report.table import Table
 from ..report.terminal import render
+from .edge import begun
 from .stdout import own_stdout
 
 NARROWEST = 160
@@ -70,6 +71,7 @@ def with_screen(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("-v", "--verbose", is_flag=True, help="More detail, and the warnings of the libraries underneath.")
     @functools.wraps(command)
     def with_its_screen(*args: Any, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> Any:
+        begun(click.get_current_context())
         with own_stdout() as stdout:
             return command(Screen(as_json, quiet, verbose, stdout), *args, **options)
 

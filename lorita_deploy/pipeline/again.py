@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -84,7 +86,7 @@ def bench_again(
     device = device or LocalDevice()
     _require_there(path)
     folder = path.parent if path.is_file() else path
-    where = folder / f"receipt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
+    where = _unused(folder, f"receipt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
     if path.is_file():
         with tempfile.TemporaryDirectory(prefix="lorita-") as aside:
             receipt, written = bench_again(unpack(path, Path(aside)), threads=threads, device=device, deadline_ms=deadline_ms)
@@ -143,6 +145,12 @@ def _require_there(path: Path) -> None:
             raise LoritaDeployError("neither a bundle nor a build folder", where=path, fix=fix)
 
 
+def _unused(folder: Path, stem: str) -> Path:
+    """A name for a record that is not there yet: two in one second, or after the clock was set back, overwrite nothing."""
+    paths = (folder / f"{stem}{f'-{count}' if count > 1 else ''}.json" for count in itertools.count(1))
+    return next(path for path in paths if not path.exists())
+
+
 def _called_by_its_name(path: Path, device: SshDevice, target: str) -> Receipt:
     """The receipt of a bundle for ``target``, which its runner takes for granted. On another machine it is not: the receipt
     is written again with the machine's own kind, and a warning."""
@@ -179,8 +187,16 @@ def held_artifacts(folder: Path) -> tuple[Artifact, ...]:
 
     Raises `BadArtifact` for files that are missing, changed or lead out of the folder, `BadRecord`, `LoritaDeployError`.
     """
-    if (folder / MANIFEST).exists():
+    if os.path.exists(folder / MANIFEST):
         return check_bundle(folder).artifacts
+    if not os.path.exists(folder):  # of a name that is too long as well
+        raise LoritaDeployError("there is no such file or folder", where=folder, fix="check the path")
+    if folder.is_file():
+        raise LoritaDeployError(
+            "a build folder or an unpacked bundle is wanted, and this is a file",
+            where=folder,
+            fix="unpack a bundle first: tar xf bundle.tar.gz; of a single artifact, name the folder it lies in",
+        )
     if not (folder / "artifacts.json").exists():
         raise LoritaDeployError(
             "there are no artifacts here: neither a build folder that got as far as export nor an unpacked bundle",
@@ -201,9 +217,14 @@ def read_receipt(path: Path) -> Receipt:
 
     Raises `BadRecord`, and what `load_receipt` raises.
     """
+    if not os.path.exists(path) and not path.name.endswith(".tar.gz"):  # who unpacks those says so
+        raise BadRecord("there is no such file or folder", where=path, fix="check the path")
     if is_carried(path):
         return load_receipt(path)
     file = path / "receipt.json" if path.is_dir() else path
+    if not file.exists():
+        fix = "lorita-deploy bench measures them"
+        raise BadRecord("there are no measured times here: no receipt.json", where=path, fix=fix)
     if schema_name(file) != BuildReport.SCHEMA:
         return Receipt.load(file)
     receipt = BuildReport.load(file).receipt

@@ -105,7 +105,8 @@ def require_of_this_build(build: Build) -> None:
         )
     if not build.options.trust_times:
         require_same_target(receipt, build.target, path)
-    _require_a_build(build)
+    if not build.folder.record("price"):  # a build that goes on may have taken it into account already
+        _require_a_build(build)
 
 
 def _require_a_build(build: Build) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..devices.look import require_runtime, require_target
 from ..devices.ssh import SshDevice
 from ..errors import BadTarget, ExporterUnavailable, LoritaDeployError
+from ..records import Plan, PriceTable
 from .carried import require_of_this_build
 
 if TYPE_CHECKING:
@@ -15,13 +16,18 @@ if TYPE_CHECKING:
 
 
 def preflight(build: Build) -> None:
-    """Raises `LoritaDeployError` for files that are not there, and for what target, exporter or device cannot do."""
+    """Raises `LoritaDeployError` for files that are not there or are something else, and for what target,
+    exporter or device cannot do."""
     options, limits = build.options, build.target.limits
     for name in ("checkpoint", "teacher", "calibration", "plan", "layer_times", "receipt"):
         given = getattr(options, name)
         if given is not None and not Path(given).exists():
             spelled = "--" + name.replace("_", "-")
             raise LoritaDeployError(f"{spelled}: there is no such file or folder", where=given, fix="check the path")
+    if options.plan:
+        Plan.load(Path(options.plan))
+    if options.layer_times:
+        PriceTable.load(Path(options.layer_times))
     if options.receipt is not None:
         require_of_this_build(build)
     if build.trains:

@@ -75,7 +75,7 @@ def _run_export(build: Build) -> str:
     refused = any(note.startswith("would not load") for note in shipped.notes)
     fits = f"WOULD NOT LOAD on {build.target.spelled} (see: targets check)" if refused else f"for {build.target.spelled}"
     kept = f", {len(shipped.kept_fp32)} nodes kept in fp32" if shipped.kept_fp32 else ""
-    return f"{form}{kept}, {_megabytes(shipped)} (dense {_megabytes(dense)}), {fits}"
+    return f"{form}{kept}, {_size(shipped)} (dense {_size(dense)}), {fits}"
 
 
 def golden_inputs(build: Build) -> tuple[Any, ...]:
@@ -95,8 +95,9 @@ def reference_outputs(build: Build, module: nn.Module) -> list[np.ndarray[Any, A
     return [value.numpy() for value in values]
 
 
-def _megabytes(artifact: Artifact) -> str:
-    return f"{artifact.size_bytes / 1e6:.3g} MB"
+def _size(artifact: Artifact) -> str:
+    count = artifact.size_bytes
+    return f"{count / 1e6:.3g} MB" if count >= 1e5 else f"{count / 1e3:.3g} kB"
 
 
 # ---------------------------------------------------------------------------------------------- verify

@@ -113,7 +113,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise OutOfResource(
-            f"cannot write: {error.strerror}", where=path, fix="free some space or choose another --out, then run it again"
+            f"cannot write: {error.strerror}",
+            where=path,
+            fix="make room there, or see that it may be written to; or choose another folder",
         ) from error
     finally:
         if temporary is not None:

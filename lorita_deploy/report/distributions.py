@@ -67,16 +67,17 @@ def _ridge(each: LatencySeries, values: Sequence[float], x: svg.Scale, base: flo
 def sizes(report: BuildReport, width: float) -> str:
     """What ships as a share of dense: parameters, multiply-adds, file, peak memory, loading."""
     rows = size_rows(report)
-    names, row, top = 112.0, 46.0, 6.0
-    room = width - names - 150
+    labels = [(said_dense, f"{said_other}, {_factor(dense / other)}") for _, dense, other, said_dense, said_other in rows]
+    names, row, top = 104.0, 42.0, 6.0
+    room = width - names - max((svg.text_width(said) for pair in labels for said in pair), default=0.0) - 10
     parts = []
-    for place, (name, dense, other, said_dense, said_other) in enumerate(rows):
+    for place, ((name, dense, other, *_), said) in enumerate(zip(rows, labels, strict=True)):
         y, most = top + row * place, max(dense, other)
-        parts.append(svg.label(names - 10, y + 22, name, "end", "row"))
-        for offset, kind, value, said in ((0.0, "dense", dense, said_dense), (16.0, "measured", other, said_other)):
-            length = room * value / most
-            parts.append(svg.rectangle(names, y + 3 + offset, max(1.5, length), 13, f"bar {kind}", f"{name}: {said}"))
-            parts.append(svg.label(names + max(1.5, length) + 6, y + 14 + offset, said, "start", "value"))
+        parts.append(svg.label(names - 10, y + 20, name, "end", "row"))
+        for offset, kind, value, text in ((0.0, "dense", dense, said[0]), (15.0, "measured", other, said[1])):
+            length = max(2.0, room * value / most)
+            parts.append(svg.rectangle(names, y + 2 + offset, length, 13, f"bar {kind}", f"{name}: {text}"))
+            parts.append(svg.label(names + length + 6, y + 13 + offset, text, "start", "value"))
     described = "; ".join(f"{name}: dense {before}, shipped {after}" for name, _, _, before, after in rows)
     return svg.chart(width, top + row * len(rows), "Memory and size, dense above shipped", described, *parts)
 
@@ -88,13 +89,18 @@ def size_rows(report: BuildReport) -> list[tuple[str, float, float, str, str]]:
         ("multiply-adds", *report.macs, words.amount),
     ]
     files = {artifact.role: artifact.size_bytes for artifact in report.artifacts}
-    found.append(("file", files.get("dense"), files.get(report.shipped), words.megabytes))
+    found.append(("file", files.get("dense"), files.get(report.shipped), words.size))
     series = {each.name: each for each in report.receipt.series} if report.receipt else {}
     if {"dense", report.shipped} <= series.keys():
         before, after = series["dense"], series[report.shipped]
-        found.append(("peak memory", before.peak_memory_bytes, after.peak_memory_bytes, words.megabytes))
+        found.append(("peak memory", before.peak_memory_bytes, after.peak_memory_bytes, words.size))
         found.append(("first answer", before.first_ms, after.first_ms, _milliseconds))
     return [(name, dense, other, said(dense), said(other)) for name, dense, other, said in found if dense and other]
+
+
+def _factor(ratio: float) -> str:
+    """Of dense over shipped."""
+    return f"÷ {ratio:.3g}" if ratio >= 1.005 else f"× {1 / ratio:.3g}" if ratio <= 0.995 else "the same"
 
 
 def _milliseconds(value: float) -> str:

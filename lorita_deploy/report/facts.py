@@ -37,12 +37,12 @@ def summary(report: BuildReport) -> Table:
     rows.append(("multiply-adds", words.amount(report.macs[0]), words.amount(report.macs[1])))
     artifacts = {artifact.role: artifact for artifact in report.artifacts}
     if {"dense", role} <= artifacts.keys():
-        rows.append(("file", *(words.megabytes(artifacts[name].size_bytes) for name in ("dense", role))))
+        rows.append(("file", *(words.size(artifacts[name].size_bytes) for name in ("dense", role))))
     if report.receipt:
         series = {each.name: each for each in report.receipt.series}
         if {"dense", role} <= series.keys():
             pair = series["dense"], series[role]
-            rows.append(("peak memory", *(words.megabytes(each.peak_memory_bytes) for each in pair)))
+            rows.append(("peak memory", *(words.size(each.peak_memory_bytes) for each in pair)))
             here = f"median, {report.receipt.host.kind}, measured"
             rows.append((here, *(f"{words.number(each.median_ms)} ms" for each in pair)))
             before, after = (each.energy for each in pair)
@@ -78,7 +78,7 @@ def weights(found: CheckpointSummary) -> Table:
     """The tensors of a weight file."""
     rows = [(tensor.name, tensor.dtype, "x".join(map(str, tensor.shape)) or "scalar") for tensor in found.tensors]
     kind = f"factors of a LoRITa training, N = {found.depth}" if found.depth else "plain weights"
-    note = f"{kind}; {found.params:,} numbers, {words.megabytes(found.size_bytes)}, sha256 {found.sha256[:16]}..."
+    note = f"{kind}; {found.params:,} numbers, {words.size(found.size_bytes)}, sha256 {found.sha256[:16]}..."
     return Table(found.path, ("tensor", "type", "shape"), tuple(rows), note)
 
 
@@ -91,7 +91,7 @@ def artifact(found: ArtifactSummary) -> Table:
         *(("output", _tensor(spec)) for spec in found.outputs),
         ("operators", ", ".join(f"{count} {name}" for name, count in found.operators.items())),
         *(("operators of", domain) for domain in found.domains),
-        ("weights", f"{found.params:,} numbers, {words.megabytes(found.size_bytes)}"),
+        ("weights", f"{found.params:,} numbers, {words.size(found.size_bytes)}"),
         ("stored as", ", ".join(f"{count:,} {name}" for name, count in found.weights.items())),
         ("multiply-adds", "unknown" if found.macs is None else words.amount(found.macs)),
         *([("quantization", _quantization(found.quantization))] if found.quantization else []),
@@ -117,7 +117,7 @@ def engine(found: EngineSummary) -> Table:
         ("built by", f"{found.runtime} {found.version or 'of unknown version'}"),
         ("GPUs", gpus),
         ("before the plan", before),
-        ("size", words.megabytes(found.size_bytes)),
+        ("size", words.size(found.size_bytes)),
         *(("note", note) for note in found.notes),
         ("sha256", found.sha256),
     ]
@@ -159,7 +159,7 @@ def artifacts(found: ArtifactList) -> Table:
             str(each.ir_version),
             each.precision,
             "any" if each.dynamic_batch else str(each.batch),
-            words.megabytes(each.size_bytes),
+            words.size(each.size_bytes),
             "; ".join(each.notes),
         )
         for each in found.artifacts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..records import BuildReport, LedgerStep
 from . import svg
 
-ROW, TOP, BOTTOM = 26.0, 14.0, 46.0
+ROW, TOP, BOTTOM = 26.0, 26.0, 46.0
 LEAST = 1e-6
 """Shares of a budget below this are drawn at the left edge."""
 
@@ -17,6 +17,7 @@ def margins(report: BuildReport, width: float) -> str:
     x = svg.Scale(LEAST, max(10.0, *(3 * share for _, share in judged)) if judged else 10.0, names, width - 16, log=True)
     parts = [svg.x_axis(x, TOP, height - BOTTOM, "error as a share of its budget", most=4 if width < 500 else 8)]
     parts.append(svg.line(x(1.0), TOP - 8, x(1.0), height - BOTTOM, "budget"))
+    parts.append(svg.label(x(1.0), TOP - 14, "its budget", "middle", "budget-text"))
     for place, (step, share) in enumerate(judged):
         y = TOP + ROW * (place + 0.5)
         said = f"{step.step}: {share:.1e} of its budget"

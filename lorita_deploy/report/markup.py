@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .states import STATES, legend as legend_of
 from .svg import element, escape, mark
 from .table import Table
 
-WIDE, NARROW = 860.0, 340.0
-"""Widths at which every chart is drawn."""
+WIDE, MIDDLE, NARROW = 1028.0, 620.0, 340.0
+"""Widths at which every chart is drawn: a desk's, a tablet's, a phone's."""
 LONG, LONG_NAME = 48, 20
 """Cells with more letters are folded; those of the first column only on a phone, at their dots."""
+FEW = 4
+"""So many columns a phone shows side by side, their cells folded."""
 PROVENANCE = {"measured": "Measured", "tabled": "Tabled", "estimated": "Estimated"}
+_HASH = re.compile("[0-9a-f]{64}")
 
 
 def badge(provenance: str) -> str:
@@ -39,7 +42,8 @@ def tabled(table: Table, *, sortable: bool = False, titled: bool = True) -> str:
         head = element("thead", element("tr", *cells))
     rows = [element("tr", *(_cell(table, place, said) for place, said in enumerate(row))) for row in table.rows]
     caption = element("caption", escape(table.title)) if table.title and titled else ""
-    body = element("table", caption, head, element("tbody", *rows), class_="sortable" if sortable else None)
+    kinds = ("sortable" if sortable else "", "few" if len(table.columns) <= FEW else "")
+    body = element("table", caption, head, element("tbody", *rows), class_=" ".join(filter(None, kinds)) or None)
     note = "".join(element("p", escape(text), class_="note") for text in (table.note, legend_of(table)) if text)
     return element("div", body, class_="scroll", tabindex=0, role="region", aria_label=table.title or "table") + note
 
@@ -47,9 +51,9 @@ def tabled(table: Table, *, sortable: bool = False, titled: bool = True) -> str:
 def _cell(table: Table, place: int, said: str) -> str:
     numeric, first = table.columns[place].startswith(">"), place == 0
     long = len(said) > (LONG_NAME if first else LONG)
-    kind = " ".join(
-        filter(None, ("number" if numeric else "", "long" if long else "", STATES[said].news if said in STATES else ""))
-    )
+    news = STATES[said].news if said in STATES else ""
+    kinds = ("number" if numeric else "", "long" if long else "", "hash" if _HASH.fullmatch(said) else "", news)
+    kind = " ".join(filter(None, kinds))
     shown = re.sub(r"[.](?=\w)", ".<wbr>", escape(said)) if first and long else escape(said)
     value = sort_value(said) if numeric else None
     return element("th" if first else "td", shown, class_=kind or None, scope="row" if first else None, data_v=value)
@@ -69,9 +73,16 @@ def folded(summary: str, body: str) -> str:
     return element("details", element("summary", escape(summary)), body)
 
 
-def both(draw: Callable[[float], str]) -> str:
-    wide, narrow = element("div", draw(WIDE), class_="wide"), element("div", draw(NARROW), class_="narrow")
-    return element("figure", wide, narrow)
+def figure(draw: Callable[[float], str], wide: float = WIDE) -> str:
+    """A chart at each width; the page shows the one that fits."""
+    widths = {"wide": wide, "middle": MIDDLE, "narrow": NARROW}
+    return element("figure", *(element("div", draw(width), class_=name) for name, width in widths.items()))
+
+
+def warnings(texts: Sequence[str]) -> str:
+    """What to bear in mind about the figures above; nothing where there is nothing."""
+    listed = element("ul", *(element("li", escape(text)) for text in texts))
+    return element("div", element("strong", "Bear in mind"), listed, class_="warnings") if texts else ""
 
 
 def said(text: str, class_: str = "") -> str:

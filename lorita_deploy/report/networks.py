@@ -55,7 +55,7 @@ def layers(
         rows.append(tuple(row))
     columns = ["layer", "form", ">rank"] + (["geometry", ">numerical rank", ">params", ">MACs"] if known else [])
     columns.append(">predicted loss")
-    columns += [">share of dense time", ">time over dense"] if estimated else [">dense us", ">us"]
+    columns += [">share of dense time", ">time over dense"] if estimated else [">µs before", ">µs after"]
     columns += ["why"] if prices else []
     note = f"times {plan.provenance}; solver: {plan.solver}"
     return Table(f"{len(plan.changed())} of {len(plan.choices)} layers change form", tuple(columns), tuple(rows), note)
@@ -162,7 +162,7 @@ def forecast(found: TrainingForecast) -> Table:
     """What a training will take."""
     rows = (
         ("parameters", f"{found.params:,}, trained as {found.trained_params:,}"),
-        ("peak memory", f"{words.megabytes(found.peak_memory_bytes)}, on {found.device}"),
+        ("peak memory", f"{words.size(found.peak_memory_bytes)}, on {found.device}"),
         ("images/s", f"{found.images_per_s:,.0f}"),
         ("one epoch", f"{_duration(found.epoch_s)}, {found.steps_per_epoch:,} steps"),
         ("all epochs", f"{_duration(found.total_s)}, {found.epochs} epochs"),

@@ -25,7 +25,7 @@ def render(report: BuildReport) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     parts = list(sections(report))
-    links = "".join(element("a", escape(part.heading), href=f"#{part.anchor}") for part in parts)
+    links = "".join(element("a", escape(part.short), href=f"#{part.anchor}") for part in parts)
     title = f"{report.model} for {report.target}"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -93,7 +93,7 @@ def _tiles(report: BuildReport) -> Iterator[str]:
     yield _tile("parameters", f"÷ {less:.3g}", f"{words.amount(report.params[0])} → {words.amount(report.params[1])}")
     files = {artifact.role: artifact.size_bytes for artifact in report.artifacts}
     if {"dense", role} <= files.keys():
-        sizes_said = f"{words.megabytes(files['dense'])} → {words.megabytes(files[role])}"
+        sizes_said = f"{words.size(files['dense'])} → {words.size(files[role])}"
         yield _tile("file", f"÷ {files['dense'] / files[role]:.3g}", sizes_said)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import get_args
 
 from ..records import BuildReport, Comparison, Fidelity, LedgerStep, PrecisionRecord, PrecisionTrial, Receipt
 from . import words
@@ -22,8 +23,8 @@ def latency(receipt: Receipt) -> Table:
             f"{series.n:,}",
             f"{100 * series.spread:.1f} %",
             "unknown" if series.first_ms is None else words.number(series.first_ms),
-            words.megabytes(series.peak_memory_bytes),
-            words.megabytes(series.file_bytes),
+            words.size(series.peak_memory_bytes),
+            words.size(series.file_bytes),
         )
         for series in receipt.series
     ]
@@ -77,7 +78,7 @@ def precisions(found: PrecisionRecord) -> Table:
             "chosen" if trial.precision == found.chosen else "refused" if trial.refused else "",
             words.share(trial.accuracy),
             *_time_of(trial),
-            words.megabytes(trial.size_bytes),
+            words.size(trial.size_bytes),
             str(len(trial.kept_fp32)) if trial.kept_fp32 else "",
             _why(trial, found),
         )
@@ -132,6 +133,10 @@ def fidelity(checks: Iterable[Fidelity]) -> Table:
     return Table("Artifact against torch", columns, tuple(rows))
 
 
+STEPS: tuple[str, ...] = get_args(LedgerStep.model_fields["step"].annotation)
+"""In the order in which they come."""
+
+
 def ledger(report: BuildReport) -> Table:
     """The error and the accuracy after each step that ran; the first one over its budget is named."""
     rows = [
@@ -147,6 +152,8 @@ def ledger(report: BuildReport) -> Table:
     ]
     over = next((step.step for step in report.ledger if step.over), None)
     note = f"the first step over its budget: {over}" if over else "no step is over its budget"
+    if left := [name for name in STEPS if name not in {step.step for step in report.ledger}]:
+        note += f"; not part of this build: {', '.join(left)}"
     return Table("Error ledger", ("step", "compared", ">error", ">budget", "after it", ""), tuple(rows), note)
 
 

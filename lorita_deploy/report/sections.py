@@ -9,15 +9,26 @@ from ..records import BuildReport, PrecisionRecord, Provenance, Receipt
 from . import facts, networks, proofs
 from .distributions import distributions, sizes
 from .margins import margins
-from .markup import both, folded, legend, said, sample, tabled
+from .markup import figure, folded, legend, said, sample, tabled, warnings
 from .spectra import Spectrum, floor, names, picture, spectra
 from .svg import element, escape
 from .table import Table
 from .tradeoff import LEGEND, marks, tradeoff
 from .waterfall import steps, table as waterfall_table, waterfall
 
+BESIDE = 400.0
+"""Width of a chart that stands beside a table."""
 SPECTRA_SHOWN = 24
 """More than these are folded away: a page of them says less than the first ones."""
+
+SHORT = {
+    "tradeoff": "Trade-off",
+    "waterfall": "Time",
+    "latency": "Latency",
+    "ledger": "Ledger",
+    "fidelity": "Fidelity",
+    "environment": "Environment",
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,11 @@ class Section:
     body: str
     provenance: Provenance | None = None
     """Of its times."""
+
+    @property
+    def short(self) -> str:
+        """For the list of sections, which has one line."""
+        return SHORT.get(self.anchor, self.heading)
 
 
 def sections(report: BuildReport) -> Iterator[Section]:
@@ -44,7 +60,7 @@ def sections(report: BuildReport) -> Iterator[Section]:
     if found := spectra(report):
         yield Section("spectra", "Spectra", _spectra(found))
     if report.ledger:
-        body = both(lambda width: margins(report, width)) + tabled(proofs.ledger(report), titled=False)
+        body = figure(lambda width: margins(report, width)) + tabled(proofs.ledger(report), titled=False)
         yield Section("ledger", "Error ledger", body)
     yield Section("fidelity", "Artifact against torch", tabled(proofs.fidelity(report.fidelity), titled=False))
     about = tabled(facts.environment(report.host)) + tabled(facts.hashes(report))
@@ -55,9 +71,10 @@ def sections(report: BuildReport) -> Iterator[Section]:
 
 
 def _compared(report: BuildReport) -> str:
-    drawn = both(lambda width: sizes(report, width))
+    drawn = figure(lambda width: sizes(report, width), wide=BESIDE)
     shown = legend(("dense", "dense"), ("measured", f"ships ({report.shipped})"))
-    return tabled(facts.summary(report), titled=False) + drawn + shown
+    listed = tabled(facts.summary(report), titled=False)
+    return element("div", element("div", listed), element("div", drawn, shown), class_="split")
 
 
 def _tradeoff(report: BuildReport) -> str:
@@ -65,7 +82,7 @@ def _tradeoff(report: BuildReport) -> str:
     entries = (element("li", sample(shape), escape(named[shape])) for shape in marks(report))
     listed = tabled(networks.probes(report.plan), titled=False)
     probes = folded("The plans as a table", listed) if report.plan.probes else ""
-    return both(lambda width: tradeoff(report, width)) + element("ul", *entries, class_="legend") + probes
+    return figure(lambda width: tradeoff(report, width)) + element("ul", *entries, class_="legend") + probes
 
 
 def _waterfall(report: BuildReport) -> str:
@@ -74,7 +91,7 @@ def _waterfall(report: BuildReport) -> str:
         "then found beyond the prices (changes of layout, launches, caches) stands below the prediction."
     )
     listed = folded("The steps as a table", tabled(waterfall_table(report), titled=False))
-    return lead + both(lambda width: waterfall(report, width)) + legend(*_looks(report)) + listed
+    return lead + figure(lambda width: waterfall(report, width)) + legend(*_looks(report)) + listed
 
 
 def _looks(report: BuildReport) -> list[tuple[str, str]]:
@@ -90,9 +107,8 @@ def _looks(report: BuildReport) -> list[tuple[str, str]]:
 
 
 def _latency(receipt: Receipt) -> str:
-    warnings = (element("p", escape(warning), class_="warning") for warning in receipt.warnings)
     listed = "".join(map(tabled, (proofs.latency(receipt), *proofs.on_the_board(receipt), proofs.ratios(receipt))))
-    return both(lambda width: distributions(receipt, width)) + listed + "".join(warnings)
+    return figure(lambda width: distributions(receipt, width)) + listed + warnings(receipt.warnings)
 
 
 def _precision(report: BuildReport) -> str:

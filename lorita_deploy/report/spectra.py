@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from ..records import BuildReport, Choice, Layer
 from . import svg, words
 
-WIDTH, HEIGHT = 190.0, 124.0
-LEFT, RIGHT, TOP, BOTTOM = 36.0, 8.0, 22.0, 20.0
+WIDTH, HEIGHT = 196.0, 142.0
+LEFT, RIGHT, TOP, BOTTOM = 36.0, 8.0, 38.0, 20.0
 FLOOR = 1e-6
 """Below this share of the largest, a singular value counts as zero and is drawn at the bottom."""
 MOST_POINTS = 96
@@ -54,6 +54,7 @@ def picture(found: Spectrum, name: str, bottom: float) -> str:
     kept = found.cut if found.cut is not None else len(values)
     becomes = words.becomes(found.choice) if found.choice else "dense"
     parts = [svg.label(2, 13, svg.shortened(name, WIDTH - 4), "start", "name")]
+    parts.append(svg.label(2, 28, svg.shortened(becomes, WIDTH - 4), "start", "becomes"))
     for value in (bottom, 1.0):
         parts += [svg.line(LEFT, y(value), WIDTH - RIGHT, y(value), "grid")]
         parts += [svg.label(LEFT - 4, y(value) + 4, svg.tick_text(value), "end", "tick small")]

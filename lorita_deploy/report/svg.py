@@ -13,16 +13,27 @@ from . import words
 
 TEXT = 12
 """Font size in charts, in the units of their width (a unit is a pixel where the chart has its natural width)."""
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 GLYPH = 0.6
 """Mean width of a character over the font size, on the safe side for sans-serif faces."""
 
+_INTERVAL = re.compile(r"(^|interval )([\d.,]+)-([\d.,]+)(?=$|[);,])")
 _PATH = re.compile(r"(?<![\w/.:])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+-]+){2,}")
 
 
 def escape(said: object) -> str:
-    """Text from records, safe inside elements and attributes. Of a machine's absolute paths only the last part is left."""
-    shown = _PATH.sub(lambda found: re.split(r"[/\\]", found[0])[-1], str(said))
+    """Text from records, safe inside elements. Of a machine's absolute paths only the last part is left."""
+    return _safe(typeset(str(said)))
+
+
+def _safe(said: str) -> str:
+    shown = _PATH.sub(lambda found: re.split(r"[/\\]", found[0])[-1], said)
     return html.escape("".join(sign for sign in shown if sign.isprintable() or sign in "\n\t"))
+
+
+def typeset(said: str) -> str:
+    """Text of terminals as it is set on a page: arrows and, between the ends of an interval, dashes."""
+    return _INTERVAL.sub(r"\1\2–\3", said.replace("->", "→"))
 
 
 def element(name: str, *children: str, **attributes: object) -> str:
@@ -34,7 +45,7 @@ def element(name: str, *children: str, **attributes: object) -> str:
 
 
 def _value(value: object) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else escape(value)
+    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else _safe(str(value))
 
 
 def label(x: float, y: float, said: str, anchor: str = "start", class_: str | None = None) -> str:
@@ -177,9 +188,11 @@ def spread_scale(values: Sequence[float], start: float, end: float) -> Scale:
 
 
 def tick_text(value: float) -> str:
-    """As few digits as a round tick needs: 0.5, 20, 1e-06."""
+    """As few digits as a round tick needs: 0.5, 20, 10⁻⁶."""
     if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
-        return f"{value:.0e}"
+        digits, _, power = f"{value:.0e}".partition("e")
+        raised = f"10{str(int(power)).translate(RAISED)}"
+        return raised if digits == "1" else f"{digits}·{raised}"
     return f"{round(value, 10):g}"
 
 

@@ -20,8 +20,10 @@ GAP = 3
 def render(table: Table, width: int) -> RenderableType:
     """The table for rich to print in ``width`` columns; colours appear on terminals only."""
     explained = legend(table)
-    if _least_width(table) > width:
+    if _least_width(table, "word") > width:
         table = _stacked(table)
+    # rich keeps a column's heading as whole as its cells: where that is too wide, words go one under the other.
+    between = "\n" if _least_width(table, "heading") > width else " "
     drawn = RichTable(
         title=Text(table.title) if table.title else None,  # plain: names in brackets are no markup
         caption=Text("\n".join(filter(None, (table.note, explained)))) if table.note or explained else None,
@@ -34,7 +36,9 @@ def render(table: Table, width: int) -> RenderableType:
     )
     for place, column in enumerate(table.columns):
         justify: Literal["left", "right"] = "right" if column.startswith(">") else "left"
-        drawn.add_column(column.removeprefix(">"), justify=justify, overflow="fold", no_wrap=_whole(place, column))
+        heading = column.removeprefix(">")
+        heading = heading.replace(" ", between) if _whole(place, column) else heading
+        drawn.add_column(heading, justify=justify, overflow="fold", no_wrap=_whole(place, column))
     for row in table.rows:
         drawn.add_row(*(Text(cell, style=_colour(cell)) for cell in row))
     return drawn
@@ -49,12 +53,15 @@ def _whole(place: int, column: str) -> bool:
     return place == 0 or column.startswith(">")
 
 
-def _least_width(table: Table) -> int:
+def _least_width(table: Table, whole: Literal["word", "heading"]) -> int:
+    """Columns that the table takes at least, where of the headings of whole columns so much stays in one line."""
     total = 0
     for place, column in enumerate(table.columns):
         cells = [row[place] for row in table.rows]
         pieces = cells if _whole(place, column) else [word for cell in cells for word in cell.split()]
-        total += GAP + max(map(len, (*pieces, *column.removeprefix(">").split())), default=0)
+        heading = column.removeprefix(">")
+        heads = [heading] if whole == "heading" and _whole(place, column) else heading.split()
+        total += GAP + max(map(len, (*pieces, *heads)), default=0)
     return total
 
 

@@ -62,8 +62,8 @@ def waterfall(report: BuildReport, width: float) -> str:
     """Horizontal bars, one row a step, its time at the right."""
     found, unit = steps(report), plan_unit(report)
     wide = width > 500
-    most = 0.38 * width
-    short = svg.distinct([step.name for step in found if step.becomes], most - (90 if wide else 10))
+    most = (0.45 if 500 < width < 800 else 0.38) * width  # names with their forms need room, bars scale
+    short = svg.distinct([step.name for step in found if step.becomes], most - (130 if wide else 10))
     labels = [short.get(step.name, step.name) + (f" · {step.becomes}" if wide and step.becomes else "") for step in found]
     names = min(max(map(svg.text_width, labels)) + 10, most)
     values = max(svg.text_width(unit.said(step.us, signed=True)) for step in found) + 12

@@ -32,8 +32,11 @@ def amount(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def megabytes(size: float | None) -> str:
-    return "unknown" if size is None else f"{number(size / 1e6)} MB"
+def size(count: float | None) -> str:
+    """Of a file or of memory: 4.78 MB, 94.7 kB."""
+    if count is None:
+        return "unknown"
+    return f"{number(count / 1e6)} MB" if count >= 1e5 else f"{number(count / 1e3)} kB"
 
 
 def millijoules(found: Energy) -> str:

@@ -12,6 +12,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -325,6 +326,49 @@ def test_the_times_of_files_decide_nothing(copied, year):
     for path in copied.rglob("*"):
         os.utime(path, (then, then))
     assert all(stage.cached for stage in preview(fcn(copied)))
+
+
+JUMPING = """
+import itertools, time
+then = time.time()
+jumps = itertools.cycle([0.0, 4e9, -1.5e9, 86400.0, -86400.0, 3600.0])
+real_gmtime = time.gmtime
+time.time = lambda: then + next(jumps)
+time.time_ns = lambda: int(1e9 * time.time())
+time.gmtime = lambda *given: real_gmtime(*given) if given else real_gmtime(time.time())
+time.localtime = time.gmtime
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_clock_that_jumps_while_the_build_runs(built, tmp_path):
+    """Whoever asks the time of day, here or in the runner, is told another century or another day each time."""
+    (tmp_path / "sitecustomize.py").write_text(JUMPING)
+    out = tmp_path / "out"
+    options = keep_measured(built[0], out)
+    victim = begin(out, {"PYTHONPATH": str(tmp_path)}, **options)
+    said = victim.communicate()[1]
+    assert victim.returncode == 0, said
+    assert states(said) == dict.fromkeys(STAGES, "done")
+    assert differing(built[0], out) == []
+    assert all(0 <= StageRecord.load(out / "stages" / f"{name}.json").seconds < 300 for name in STAGES)
+    go_on(out, list(STAGES), **options)
+
+
+@pytest.mark.slow
+def test_races_while_the_clock_jumps(copied, tmp_path):
+    """Measured anew: durations are the runner's own, and no receipt takes another's place."""
+    (tmp_path / "sitecustomize.py").write_text(JUMPING)
+    command = [sys.executable, "-m", "lorita_deploy", "bench", str(copied)]
+    for _ in range(4):
+        done = subprocess.run(
+            command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    receipts = [Receipt.load(path) for path in copied.glob("receipt-*.json")]
+    assert len(receipts) == 4
+    assert all(0 < sample < 1e3 for receipt in receipts for series in receipt.series for sample in series.samples_ms)
 
 
 def test_what_another_version_computed_is_computed_again(copied, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from browser import Browser
 
+from lorita_deploy.report import facts
 from lorita_deploy.report.page import render
 
 
@@ -76,12 +77,12 @@ def click(browser, name):
 def test_tables_sort_by_a_click(browser, pages, large):
     browser.open(pages["large"])
     heads = browser.run("Array.from(document.querySelectorAll('#layers .sortable thead th'), th => th.textContent)")
-    at = heads.index("dense us")
+    at = heads.index("µs before")
     before = column(browser, at)
     assert before != sorted(before, key=float)
-    assert click(browser, "dense us") == "ascending"
+    assert click(browser, "µs before") == "ascending"
     assert [float(cell) for cell in column(browser, at)] == sorted(float(cell) for cell in before)
-    assert click(browser, "dense us") == "descending"
+    assert click(browser, "µs before") == "descending"
     assert [float(cell) for cell in column(browser, at)] == sorted((float(cell) for cell in before), reverse=True)
     assert click(browser, "layer") == "ascending"
     names = [choice.layer for choice in large.plan.choices]
@@ -103,7 +104,7 @@ def test_the_keyboard_sorts_too(browser, pages):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 640, 700, 1200])
+@pytest.mark.parametrize("width", [390, 640, 700, 1000, 1200])
 @pytest.mark.parametrize("name", ["large", "estimated", "int8"])
 def test_nothing_sticks_out(browser, pages, name, width, scheme):
     browser.open(pages[name], width=width, scheme=scheme)
@@ -118,7 +119,39 @@ def test_nothing_sticks_out(browser, pages, name, width, scheme):
     assert outside == []
 
 
-@pytest.mark.parametrize("width", [390, 1200])
+def scrolled(browser, width, page):
+    """The tables that go on beyond their box."""
+    browser.open(page, width=width)
+    return browser.run(
+        "Array.from(document.querySelectorAll('.scroll')).filter(each => each.getClientRects().length"
+        " && each.scrollWidth > each.clientWidth + 1).map(each => each.getAttribute('aria-label'))"
+    )
+
+
+@pytest.mark.parametrize("name", ["small", "estimated", "int8"])
+def test_a_desk_shows_whole_tables(browser, pages, name):
+    assert scrolled(browser, 1200, pages[name]) == []
+
+
+def test_a_phone_shows_what_matters_most_whole(browser, pages, report):
+    found = scrolled(browser, 390, pages["small"])
+    assert facts.summary(report).title not in found
+    assert {"Stages", "Environment", "Hashes (sha256)", "Interleaved race"}.isdisjoint(found)
+
+
+@pytest.mark.parametrize(("width", "shown"), [(390, "narrow"), (700, "middle"), (1200, "wide")])
+def test_each_width_has_its_own_pictures(browser, pages, width, shown):
+    """Letters in them have their size, within a fifth or so: nothing is drawn for a desk and shrunk for a phone."""
+    browser.open(pages["large"], width=width)
+    drawn = browser.run(
+        "Array.from(document.querySelectorAll('figure > div')).filter(each => each.getClientRects().length)"
+        ".map(each => [each.className, each.firstChild.getBoundingClientRect().width / each.firstChild.viewBox.baseVal.width])"
+    )
+    assert {name for name, _ in drawn} == {shown}
+    assert all(0.8 <= scale <= 1.25 for _, scale in drawn), drawn
+
+
+@pytest.mark.parametrize("width", [390, 700, 1200])
 @pytest.mark.parametrize("name", ["small", "large", "estimated"])
 def test_letters_in_pictures_stay_inside_and_apart(browser, pages, name, width):
     browser.open(pages[name], width=width)

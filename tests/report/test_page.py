@@ -9,6 +9,7 @@ import pytest
 from lorita_deploy.records import LedgerStep, LeftAlone
 from lorita_deploy.report import facts, markup, networks, proofs, spectra, waterfall
 from lorita_deploy.report.page import render
+from lorita_deploy.report.svg import typeset
 from lorita_deploy.report.times import plan_unit
 
 VOID = {"meta", "wbr"}
@@ -84,8 +85,9 @@ def test_what_it_says_is_what_the_tables_say(any_report):
     tables += [proofs.precisions(any_report.precision)] if any_report.precision else []
     tables += [proofs.ledger(any_report)] if any_report.ledger else []
     for cell in {cell for table in tables for row in table.rows for cell in row}:
-        assert " ".join(cell.split()) in text or cell.replace(".", ". ") in text, cell
-    assert any_report.headline in text
+        shown = typeset(" ".join(cell.split()))
+        assert shown in text or shown.replace(".", ". ") in text, cell
+    assert typeset(any_report.headline) in text
 
 
 def test_no_estimate_is_shown_as_a_time(estimated):
@@ -169,7 +171,7 @@ def test_a_large_network_stays_readable(large):
         for drawn in pictures(text)
         if drawn.find("title") is not None and drawn.find("title").text == "Where the time went"
     ]
-    assert len(wide) == 2
+    assert len(wide) == 3, "a desk, a tablet, a phone"
     for drawn in wide:
         rows = [each.text for each in drawn.iter("text") if each.get("class") == "row"]
         assert len(rows) == 1 + waterfall.MOST + 1 + 3, "dense, the largest, the rest as one, predicted, unforeseen, measured"
@@ -208,15 +210,22 @@ def test_spectra_are_cut_where_the_plan_cuts(report):
 
 
 def test_the_ledger_names_the_first_step_over_its_budget(report):
-    assert proofs.ledger(report).note == "no step is over its budget"
+    assert proofs.ledger(report).note == "no step is over its budget; not part of this build: recover, precision"
     broken = tuple(
         step.model_copy(update={"error": 0.02}) if step.step in ("export", "simplify") else step for step in report.ledger
     )
     found = proofs.ledger(report.model_copy(update={"ledger": broken}))
-    assert found.note == "the first step over its budget: export"
+    assert found.note.startswith("the first step over its budget: export; ")
     assert [row[-1] for row in found.rows] == ["within", "within", "OVER BUDGET", "OVER BUDGET", ""]
     text = render(report.model_copy(update={"ledger": broken}))
-    assert text.count('class="mark over"') == 4, "two steps, at two widths, in a shape of their own"
+    assert text.count('class="mark over"') == 6, "two steps, at three widths, in a shape of their own"
+
+
+def test_the_ledger_says_which_steps_were_not_part_of_the_build(report):
+    assert [step.step for step in report.ledger] == ["collapse", "truncation", "export", "simplify", "engine"]
+    assert "not part of this build: recover, precision" in Page(render(report)).text()
+    whole = [LedgerStep(step=name, against="", unit="points", error=0, budget=1) for name in proofs.STEPS]
+    assert proofs.ledger(report.model_copy(update={"ledger": tuple(whole)})).note == "no step is over its budget"
 
 
 def test_a_gain_in_accuracy_is_no_error():

@@ -37,6 +37,31 @@ def test_absolute_paths_keep_their_last_part_only(said, shown):
     assert "jane" not in svg.escape(said)
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("linear 784->512, now 784->64", "linear 784→512, now 784→64"),
+        ("0.00918-0.0151", "0.00918–0.0151"),
+        ("6.65x faster (95 % interval 6.25-7.68), measured", "6.65x faster (95 % interval 6.25–7.68), measured"),
+        ("1.0-1.2, and on 2026-11-27T06:54:20Z", "1.0–1.2, and on 2026-11-27T06:54:20Z"),
+        ("2026-11-27", "2026-11-27"),
+        ("Linux 6.18.44-2-amd64", "Linux 6.18.44-2-amd64"),
+        ("narrow-pair", "narrow-pair"),
+        ("5.3e-07", "5.3e-07"),
+    ],
+)
+def test_text_is_set_as_print_is(said, shown):
+    assert svg.typeset(said) == shown
+    assert ElementTree.fromstring(svg.label(0, 0, said)).text == shown
+    assert svg.polyline([(12.0, -3.0)], "c") == '<polyline points="12.0,-3.0" class="c"></polyline>', "places are no prose"
+
+
+def test_small_ticks_are_powers_of_ten():
+    assert [svg.tick_text(value) for value in (0, 0.5, 20, 0.001, 1e-4, 2e-6, 1e6)] == [
+        *("0", "0.5", "20", "0.001", "10⁻⁴", "2·10⁻⁶", "10⁶"),
+    ]
+
+
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize(("low", "high"), [(0.7, 1.4), (1, 10), (0.013, 0.017), (3e-6, 40), (98.2, 98.9), (1e3, 9e5)])
 @pytest.mark.parametrize("most", [2, 5, 9])
