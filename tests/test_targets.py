@@ -94,7 +94,7 @@ def test_bad_files_are_refused(tmp_path, old, new, finding):
 def test_missing_file_and_near_misses(tmp_path):
     with pytest.raises(BadTarget, match="there is no such file") as caught:
         read_target(tmp_path / "none.toml")
-    assert caught.value.fix == "check the path and its permissions"
+    assert caught.value.fix == "check the path"
     with pytest.raises(UnknownName, match="did you mean jetson"):
         load_target("jetsn")
 

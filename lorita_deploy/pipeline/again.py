@@ -47,7 +47,6 @@ def verify_again(folder: Path) -> FidelityReport:
     Nothing is run before every hash is right. Differences are reported, not raised: see `require_passed`. Raises what
     `held_artifacts` raises, and `BadArtifact` for golden data that cannot be read.
     """
-    _require_there(folder)
     artifacts = held_artifacts(folder)
     inputs = read_golden(folder / "golden" / "inputs.npz")
     return FidelityReport(artifacts=artifacts, checks=tuple(_check(folder, artifact, inputs) for artifact in artifacts))
@@ -134,7 +133,7 @@ def _bundle_of(folder: Path, artifacts: tuple[Artifact, ...]) -> Path | None:
 
 
 def _require_there(path: Path) -> None:
-    if not path.exists():
+    if not os.path.exists(path):  # of a name that is too long as well
         fix = "name a build folder, or a bundle (unpacked or .tar.gz)"
         raise LoritaDeployError("there is no such file or folder", where=path, fix=fix)
     if path.is_file():
