@@ -25,7 +25,8 @@ def parsed(words):
     """The command that these words call, with its parameters as click reads them. Raises ``click.UsageError``."""
     command, context, rest = cli, None, words[1:]
     while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
-        context = click.Context(command, info_name=words[0], parent=context)
+        # As the command line makes it: a command keeps the help options of the first context that it meets.
+        context = click.Context(command, info_name=words[0], parent=context, **cli.context_settings)
         name, *rest = rest
         command = command.get_command(context, name)
         assert command is not None, f"there is no command {name}"

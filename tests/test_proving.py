@@ -165,3 +165,13 @@ def test_inspect_shows_every_record_of_a_build(readme_build):
     plan = invoke("inspect", folder / "plan.json").stdout
     assert "why" in plan
     assert "faster" in plan
+
+
+def test_a_build_of_another_network_is_not_given_up_unasked(readme_build):
+    folder = readme_build[0]
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
+    page = invoke("train", "-m", "vit", "--epochs", "1", "-o", folder)
+    assert page.exit_code == 2
+    assert "holds a build of mine, not of vit" in page.stderr
+    assert "--fresh" in page.stderr
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"} == before

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from ..devices.look import require_runtime, require_target
 from ..devices.ssh import SshDevice
-from ..errors import BadTarget, ExporterUnavailable, LoritaDeployError
-from ..records import Plan, PriceTable
+from ..errors import BadRecord, BadTarget, ExporterUnavailable, LoritaDeployError
+from ..records import CollapsedRecord, Plan, PriceTable
 from .carried import require_of_this_build
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def preflight(build: Build) -> None:
         PriceTable.load(Path(options.layer_times))
     if options.receipt is not None:
         require_of_this_build(build)
+    _require_this_model(build)
     if build.trains:
         _ = build.recipe  # a misspelt one is told before anything is done
     asked = build.asked_precision
@@ -58,3 +59,20 @@ def preflight(build: Build) -> None:
     if isinstance(build.board, SshDevice):
         require_target(build.board.look, build.target, build.board.name)
         require_runtime(build.board.look, build.runtime, build.board.name)
+
+
+def _require_this_model(build: Build) -> None:
+    """A build starts over in its folder where options changed, but hours of another network's training are not for that."""
+    path = build.folder / "collapsed.json"
+    if build.options.fresh or not path.exists():
+        return
+    try:
+        found = CollapsedRecord.load(path).model
+    except BadRecord:  # damaged, or of another version: made again
+        return
+    if found != build.options.model:
+        raise LoritaDeployError(
+            f"this folder holds a build of {found}, not of {build.options.model}",
+            where=build.folder.path,
+            fix="choose another folder with --out, or say --fresh to give that build up",
+        )
