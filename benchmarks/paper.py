@@ -5,7 +5,7 @@
 RUNS holds what samples.py trained. Each network, N = 1, 2 and 3, is built four times: at drops of 0.5 and 1 point of validation
 accuracy, fewest multiply-adds (comparable with the literature) and least latency. Accuracy is the artifact's, on test images;
 multiply-adds are counted in the ONNX files; time is dense over compressed, raced here, whatever ships. Rows in
-benchmarks/paper.json and, from it, paper.md. Run it alone.
+benchmarks/paper.json and, from it, paper.md. Run it alone; --depths, --objectives and --drops run a part of it.
 """
 
 from __future__ import annotations
@@ -94,11 +94,14 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder:DIR, or a data set's name")
     parser.add_argument("--dataset", required=True, help="what the data are called in the table")
     parser.add_argument("--folder", required=True, help="where the runs are")
+    parser.add_argument("--depths", type=int, nargs="+", default=[1, 2, 3], help="which N")
+    parser.add_argument("--objectives", nargs="+", default=OBJECTIVES, choices=OBJECTIVES)
+    parser.add_argument("--drops", type=float, nargs="+", default=DROPS, help="points of validation accuracy")
     given = parser.parse_args()
     trained: dict[str, dict[str, Any]] = json.loads((HERE / "samples.json").read_text())
-    for depth in (1, 2, 3):
+    for depth in given.depths:
         name = best_run(trained, given.model, depth)
-        for objective, drop in ((each, drop) for each in OBJECTIVES for drop in DROPS):
+        for objective, drop in ((each, drop) for each in given.objectives for drop in given.drops):
             if name is None:
                 continue
             row = measure(given, depth, name, drop, objective)
