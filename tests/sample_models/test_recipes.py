@@ -71,7 +71,7 @@ def test_a_recipe_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
     assert dataclasses.replace(spec, recipes={}).recipe_called(None) == spec.recipe  # a third party's, with one recipe
     with pytest.raises(UnknownName, match="did you mean paper"):
         spec.recipe_called("papers")
-    with pytest.raises(BadRecord, match="cannot be read"):
+    with pytest.raises(BadRecord, match="there is no such file"):
         spec.recipe_called(str(tmp_path / "none.toml"))
 
 
