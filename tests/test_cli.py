@@ -476,3 +476,13 @@ def test_compare(make_receipt, tmp_path):
     forced = invoke("compare", before, other, "--force")
     assert forced.exit_code == 0
     assert "threads: 1 -> 2" in forced.stdout
+
+
+def test_doctor_says_where_a_build_could_not_write(tmp_path):
+    assert "folder" in invoke("doctor", "--out", tmp_path / "new" / "build").stdout
+    (tmp_path / "file").write_text("in the way")
+    page = invoke("doctor", "--json", "--out", tmp_path / "file" / "build")
+    assert page.exit_code == 3
+    found = {each["subject"]: each for each in json.loads(page.stdout)["findings"]}["folder"]
+    assert found["state"] == "missing"
+    assert "--out" in found["fix"]

@@ -73,6 +73,13 @@ def _resources(folder: Path) -> Iterator[Finding]:
         fix="close other programs, or lower --batch-size and --calibration-samples" if scarce else None,
     )
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    yield Finding(
+        subject="folder",
+        state="ok" if writable else "missing",
+        found=f"{folder} can be written" if writable else f"{existing} cannot be written to, or is no folder",
+        fix=None if writable else "build somewhere else: --out FOLDER",
+    )
     free = shutil.disk_usage(existing).free
     full = free < LEAST_DISK_BYTES
     yield Finding(
