@@ -3,8 +3,8 @@
     python benchmarks/narrowing.py MODEL --folder BUILDS [--data D] [--gates 3] [--epochs E] [--max-drop 1]
 
 MODEL is trained twice by its recipe: as it is (N = 3), and with gates on its channels, whose decay is such that a channel
-which the loss does not hold fades to 1/1000 by the end. Each network is compressed twice within the same allowed drop of
-validation accuracy: into pairs alone, and into whatever is fastest, narrower layers among it. The two dense networks and the
+which the loss does not hold fades to 1/1000 by the end (--fade). Each network is compressed twice within the same allowed drop
+of validation accuracy: into pairs alone, and into whatever is fastest, narrower layers among it. The two dense networks and the
 four compressed ones are raced in one run, interleaved. Builds are kept under BUILDS: stopped, the benchmark goes on where it
 was. Rows in benchmarks/narrowing.json and, from it, narrowing.md. Run it alone.
 """
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from lorita_deploy.pipeline.context import Build
     from lorita_deploy.records import Recipe
 
-FADED = 1e-3
+POINTS = [f"{training}, {what}" for training in ("plain", "gated") for what in ("dense", "pairs alone", "all forms")]
 RACE_SECONDS = 4.0
 """For each artifact."""
 
 
-def gated(recipe: Recipe, gates: int, steps: int) -> Recipe:
-    """``recipe`` with so many gates per channel, and the decay on them under which an idle channel fades to `FADED`."""
+def gated(recipe: Recipe, gates: int, fade: float, steps: int) -> Recipe:
+    """``recipe`` with so many gates per channel, and the decay on them under which idle channels end at the share ``fade``."""
     from lorita_deploy.train.schedule import fading
 
     alone = recipe.model_copy(update={"depth": 1, "weight_decay": 1e-3, "phases": ()})
-    decay = 1e-3 * math.log(FADED) / (gates * math.log(fading(alone, steps)))
+    decay = 1e-3 * math.log(fade) / (gates * math.log(fading(alone, steps)))
     return recipe.model_copy(update={"narrow_gates": gates, "gate_decay": float(f"{decay:.2g}")})
 
 
@@ -63,13 +63,14 @@ def builds(given: argparse.Namespace) -> dict[str, Build]:
 
     found: dict[str, Build] = {}
     for training in ("plain", "gated"):
+        called = training if training == "plain" else f"{training}-{given.fade:g}"
         if training == "gated":
             images = found["plain, all forms"].data.counts["train"]
-            recipe = gated(recipe, given.gates, images // min(images, recipe.batch_size))
-        file = written(recipe, folder / f"{training}.toml")
+            recipe = gated(recipe, given.gates, given.fade, images // min(images, recipe.batch_size))
+        file = written(recipe, folder / f"{called}.toml")
         for forms in ("all forms", "pairs alone"):
             # Of one training: the second build finds the network trained.
-            given_now = {**common, "recipe": str(file), "narrow": forms == "all forms", "out": str(folder / training)}
+            given_now = {**common, "recipe": str(file), "narrow": forms == "all forms", "out": str(folder / called)}
             build(make_options(**given_now), until="export")
             found[f"{training}, {forms}"] = settled(Build(make_options(**given_now)), folder / f"{training}-{forms[:3]}")
     return found
@@ -137,7 +138,13 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         point["speedup"] = 1 / ratio.ratio if ratio else 1.0
         point["interval"] = [1 / bound for bound in reversed(ratio.ci95)] if ratio else [1.0, 1.0]
     recipe = made["plain, all forms"].recipe
-    facts = {"data": given.dataset or given.data, "epochs": recipe.epochs, "gates": given.gates, "max_drop": given.max_drop}
+    facts = {
+        "data": given.dataset or given.data,
+        "epochs": recipe.epochs,
+        "gates": given.gates,
+        "fade": given.fade,
+        "max_drop": given.max_drop,
+    }
     dense_ms = next(each.median_ms for each in receipt.series if each.name == "plain-dense")
     return {"load": before, "model": given.model, **facts, "dense_ms": dense_ms, "points": points}
 
@@ -157,13 +164,14 @@ def document(rows: Mapping[str, dict[str, Any]]) -> str:
             "",
             f"## {row['model']}, {row['data']}, {row['epochs']} epochs",
             "",
-            f"{row['gates']} gates per channel, decay {gate_decay:g}; drop allowed: {row['max_drop']:g} point(s); dense: "
-            f"{row['dense_ms']:.3g} ms.",
+            f"{row['gates']} gates per channel, decay {gate_decay:g}, under which idle channels end at {row['fade']:g} of what "
+            f"they were; drop allowed: {row['max_drop']:g} point(s); dense: {row['dense_ms']:.3g} ms.",
             "",
         ]
         columns = ("network", "faded", "channels kept", "pairs", "parameters", "MACs", "right", "faster", "95 % interval")
         cells = []
-        for name, point in row["points"].items():
+        points = {name: row["points"][name] for name in POINTS}
+        for name, point in points.items():
             kept, width = (sum(each[i] for each in point["widths"]) for i in (1, 2))
             cells.append(
                 (
@@ -178,7 +186,7 @@ def document(rows: Mapping[str, dict[str, Any]]) -> str:
                 )
             )
         lines += table(columns, cells)
-        for name, point in row["points"].items():
+        for name, point in points.items():
             if point["widths"] and name.endswith("all forms"):
                 widths = ", ".join(f"{group} {kept}/{width}" for group, kept, width in point["widths"])
                 lines += ["", f"Widths, {name}: {widths}."]
@@ -194,11 +202,12 @@ def main() -> None:
     parser.add_argument("--recipe", default="fast")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--gates", type=int, default=3, help="for each channel")
+    parser.add_argument("--fade", type=float, default=1e-3, help="share of its scale at which an idle channel ends")
     parser.add_argument("--max-drop", type=float, default=1.0)
     given = parser.parse_args()
     row = measure(given)
     print(json.dumps(row, indent=1), flush=True)
-    rows = keep(HERE / "narrowing.json", f"{given.model} {row['data']}", row)
+    rows = keep(HERE / "narrowing.json", f"{given.model} {row['data']} {given.fade:g}", row)
     (HERE / "narrowing.md").write_text(document(rows))
 
 
