@@ -30,7 +30,7 @@ from ..records import (
     write_atomically,
 )
 from ..targets import all_targets, load_target
-from .carried import NOT_THE_TARGET, called_by_its_name, is_carried, load_receipt, require_same_artifacts
+from .carried import called_by_its_name, is_carried, load_receipt, not_of, require_same_artifacts
 from .folder import sha256_of
 
 if TYPE_CHECKING:
@@ -153,12 +153,10 @@ def _unused(folder: Path, stem: str) -> Path:
 def _called_by_its_name(path: Path, device: SshDevice, target: str) -> Receipt:
     """The receipt of a bundle for ``target``, which its runner takes for granted. On another machine it is not: the receipt
     is written again with the machine's own kind, and a warning."""
-    receipt, kind = Receipt.load(path), kind_of(device.look)
+    receipt = Receipt.load(path)
     if target in [each.name for each in all_targets()] and is_target(device.look, load_target(target)):
         return receipt
-    warning = NOT_THE_TARGET.format(target)
-    host = receipt.host.model_copy(update={"kind": kind})
-    receipt = receipt.model_copy(update={"host": host, "warnings": (*receipt.warnings, warning)})
+    receipt = not_of(receipt, target, kind_of(device.look))
     receipt.save(path)
     return receipt
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from .context import Build
 
 
-NOT_THE_TARGET = "this machine is not a {}, which the bundle is made for"
 TRTEXEC = "trtexec"
 """The folder that a bundle's ``run.sh`` writes, packed or not."""
 
@@ -80,8 +79,14 @@ def called_by_its_name(receipt: Receipt) -> Receipt:
     if not any(target.name == kind and not _is_a(receipt.host, target) for target in all_targets()):
         return receipt
     boards = (target.name for target in all_targets() if target.identify.device_tree_model and _is_a(receipt.host, target))
-    host = receipt.host.model_copy(update={"kind": next(boards, "cpu")})
-    return receipt.model_copy(update={"host": host, "warnings": (*receipt.warnings, NOT_THE_TARGET.format(kind))})
+    return not_of(receipt, kind, next(boards, "cpu"))
+
+
+def not_of(receipt: Receipt, target: str, kind: str) -> Receipt:
+    """``receipt`` as one of a machine of this ``kind``, with the warning that it is not the ``target`` of the bundle."""
+    host = receipt.host.model_copy(update={"kind": kind})
+    warning = f"this machine is not a {target}, which the bundle is made for"
+    return receipt.model_copy(update={"host": host, "warnings": (*receipt.warnings, warning)})
 
 
 def _is_a(host: Host, target: Target) -> bool:
