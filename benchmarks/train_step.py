@@ -7,9 +7,9 @@
 The published form runs N layers on the activations: the layer, then N - 1 square ones (1x1) on its outputs. Steps of all
 variants are interleaved in random order; ratios are taken within each round, and their median is held against the bars: of
 wall time, which is what people wait for, so the machine must be quiet. On a CPU the median of processor time stands beside it,
-which other work disturbs less. Memory is the peak of a process of its own (CPU) or of the allocator (CUDA) over what was there
-before the network was built. Each configuration (network, type, device) runs in a process of its own and is kept in
-train_step.json, so that the benchmark may be run in pieces.
+which other work disturbs less. Memory is what tensors hold at the peak of a step, by torch's allocators: a process holds more,
+by tens of megabytes that depend on what the C library gives back when. Each configuration (network, type, device) runs in a
+process of its own and is kept in train_step.json, so that the benchmark may be run in pieces.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -27,8 +25,10 @@ from collections.abc import Callable
 import torch
 from setting import HERE, keep, load
 from torch import nn
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from lorita_deploy.ports import find_model
+from lorita_deploy.targets import this_host
 from lorita_deploy.train.composition import factorize
 from lorita_deploy.train.kept import composed_once
 from lorita_deploy.train.schedule import make_optimizer
@@ -40,6 +40,7 @@ BARS = {"resnet20": 1.05, "vit": 1.05, "vgg16": 1.15}
 SETTLED = 0.1
 """A middle half of the ratios that is wider says more about the machine than about the step."""
 BATCH, WARM_UP, FEWEST, CLASSES = 128, 2, 20, 10
+SECOND = "second step"
 
 
 class Published(nn.Module):
@@ -112,18 +113,27 @@ def times(name: str, precision: str, device: str, depths: tuple[int, ...], round
 
 
 def memory(name: str, form: str, depth: int, precision: str, device: str) -> int:
-    """Bytes at the peak of two steps, over what was there before."""
+    """Bytes in tensors at the peak of the second step: network, optimiser and all."""
     if device == "cuda":
         before = torch.cuda.memory_allocated()
-    else:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    step = stepper(name, form, depth, precision, device)
-    if device == "cuda":
+        step = stepper(name, form, depth, precision, device)
+        step()
         torch.cuda.reset_peak_memory_stats()
-    step()
-    step()
-    after = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return after - before
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step = stepper(name, form, depth, precision, device)
+        step()
+        with record_function(SECOND):
+            step()
+    events = profiled.profiler.kineto_results.events()
+    (start,) = (event.start_ns() for event in events if event.name() == SECOND)
+    held = peak = 0
+    for event in sorted((event for event in events if event.name() == "[memory]"), key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        if event.start_ns() >= start:
+            peak = max(peak, held)
+    return peak
 
 
 def apart(work: Callable[[], object]) -> object:
@@ -174,7 +184,7 @@ def measure(name: str, precision: str, device: str, depths: tuple[int, ...], rou
     return {
         "model": name,
         "precision": precision,
-        "device": apart(torch.cuda.get_device_name) if device == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores",
+        "device": apart(torch.cuda.get_device_name) if device == "cuda" else f"{this_host().machine}, {os.cpu_count()} cores",
         "rounds": rounds,
         "torch": torch.__version__.split("+")[0],
         "plain_s": statistics.median(wall for wall, _ in plain),

@@ -1,14 +1,18 @@
 """Products of factors that are kept while one optimiser step lasts, instead of being multiplied out at every use.
 
 A weight that is used several times in a forward pass, or by several forward passes whose gradients are accumulated, is
-composed once. A kept product takes any number of backward passes: its graph is not freed.
+composed once. A kept product takes any number of backward passes.
+
+Small layers cost more in overhead than in multiplications, above all where each comes after a convolution that has swept the
+caches. So the first product that a step asks for brings along all those that the step before asked for, and their gradients
+are worked out together as well, when the last one has come.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,37 +20,89 @@ from torch.autograd.function import once_differentiable
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 Multiply = Callable[..., Tensor]
+"""(*factors) -> their product."""
+Gradients = Callable[..., tuple[Tensor, ...]]
+"""(gradient of the product, *factors) -> gradient of each factor."""
+
+
+class _Product(NamedTuple):
+    """What a layer asks for: the name that it is kept by, how it is worked out, and from what."""
+
+    name: str
+    multiply: Multiply
+    gradients: Gradients
+    factors: Sequence[Tensor]
+
+    def key(self) -> object:
+        """Changes where the value does, as far as one can tell without looking at it."""
+        return (
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            tuple((factor._version, factor.data_ptr(), factor.dtype, factor.requires_grad) for factor in self.factors),
+        )
 
 
 class Kept:
     """The products of one layer, by name. Keeps nothing until it is switched on; a copy starts empty and switched off."""
 
     def __init__(self) -> None:
-        self.on = False
-        self._found: dict[str, tuple[object, Tensor]] = {}
+        self.step: _Step | None = None
+        self.found: dict[str, tuple[object, Tensor]] = {}
+        self.asked: dict[bool, dict[str, _Product]] = {True: {}, False: {}}
+        """With gradients, and without: what was asked for in this step or, before it has begun, in the one before."""
 
-    def get(self, name: str, multiply: Multiply, factors: Sequence[Tensor]) -> Tensor:
+    def get(self, name: str, multiply: Multiply, gradients: Gradients, factors: Sequence[Tensor]) -> Tensor:
         """``multiply(*factors)``, kept from an earlier call if neither the factors nor the grad mode have changed."""
-        if not self.on or torch.compiler.is_compiling() or any(factor.is_inference() for factor in factors):
+        if self.step is None or torch.compiler.is_compiling() or any(factor.is_inference() for factor in factors):
             return multiply(*factors)
-        key = (
-            torch.is_grad_enabled(),
-            torch.is_inference_mode_enabled(),
-            tuple((factor._version, factor.data_ptr(), factor.dtype, factor.requires_grad) for factor in factors),
+        return self.step.product(self, _Product(name, multiply, gradients, factors))
+
+    def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
+        return Kept, ()
+
+
+class _Step:
+    """What the layers ask for between two changes of their factors."""
+
+    def __init__(self, stores: Sequence[Kept]) -> None:
+        self.stores = stores
+        self.begun: set[bool] = set()
+
+    def product(self, store: Kept, wanted: _Product) -> Tensor:
+        mode = torch.is_grad_enabled()
+        first = mode not in self.begun
+        last = self._begin(mode) if first else []
+        store.asked[mode][wanted.name] = wanted
+        found, product = store.found.get(wanted.name, (None, None))
+        if product is not None and found == wanted.key():
+            return product
+        del product
+        others = [(other, each) for other, each in last if (other, each.name) != (store, wanted.name)]
+        return self._work_out([(store, wanted), *others])
+
+    def _begin(self, mode: bool) -> list[tuple[Kept, _Product]]:
+        """What the step before asked for."""
+        self.begun.add(mode)
+        last = [(store, product) for store in self.stores for product in store.asked[mode].values()]
+        for store in self.stores:
+            store.asked[mode] = {}
+        return last
+
+    def _work_out(self, wanted: Sequence[tuple[Kept, _Product]]) -> Tensor:
+        """Keeps all of it; the first product."""
+        for store, each in wanted:
+            store.found.pop(each.name, None)  # freed before the new one is made
+        products: tuple[Tensor, ...] = _Together.apply(  # type: ignore[no-untyped-call]
+            [each for _, each in wanted], *(factor for _, each in wanted for factor in each.factors)
         )
-        found, product = self._found.get(name, (None, None))
-        if found != key or product is None:
-            self._found.pop(name, None)  # freed before the new one is made
-            product = None
-            product = _Product.apply(multiply, *factors)  # type: ignore[no-untyped-call]
-            self._found[name] = (key, product)
-        return product
+        for (store, each), product in zip(wanted, products, strict=True):
+            store.found[each.name] = (each.key(), product)
+        return products[0]
 
-    def clear(self) -> None:
-        self._found.clear()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Kept:
-        return Kept()
+    def clear(self, *_: object) -> None:
+        for store in self.stores:
+            store.found.clear()
+        self.begun.clear()
 
 
 @contextmanager
@@ -58,38 +114,34 @@ def composed_once(model: nn.Module) -> Iterator[None]:
     ``factor.data`` in place by hand goes unnoticed.
     """
     stores: list[Kept] = [part.kept for part in model.modules() if isinstance(part.__dict__.get("kept"), Kept)]  # type: ignore[misc]
-
-    def clear(*_: object) -> None:
-        for store in stores:
-            store.clear()
-
-    outer = [store.on for store in stores]
-    hook = register_optimizer_step_post_hook(clear)
+    step = _Step(stores)
+    outer = [store.step for store in stores]
+    hook = register_optimizer_step_post_hook(step.clear)
     for store in stores:
-        store.on = True
+        store.step = step
     try:
         yield
     finally:
         hook.remove()
-        for store, on in zip(stores, outer, strict=True):
-            store.on = on
-            if not on:
-                store.clear()
+        for store, before in zip(stores, outer, strict=True):
+            store.step = before
+            if before is None:
+                store.found.clear()
 
 
-class _Product(torch.autograd.Function):
-    """A product whose backward may run again: it keeps a small graph of its own, which only it lets go of."""
+class _Together(torch.autograd.Function):
+    """Products whose backward may run any number of times: it keeps the factors, no graph."""
 
     @staticmethod
-    def forward(ctx: Any, multiply: Multiply, *factors: Tensor) -> Tensor:
-        ctx.leaves = [factor.detach().requires_grad_(factor.requires_grad) for factor in factors]
-        with torch.set_grad_enabled(any(ctx.needs_input_grad)):
-            ctx.product = multiply(*ctx.leaves)
-        return ctx.product.detach()  # type: ignore[no-any-return]
+    def forward(ctx: Any, wanted: Sequence[_Product], *factors: Tensor) -> tuple[Tensor, ...]:
+        ctx.wanted = wanted
+        ctx.set_materialize_grads(False)
+        return tuple(each.multiply(*each.factors) for each in wanted)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = [leaf for leaf in ctx.leaves if leaf.requires_grad]
-        found = iter(torch.autograd.grad(ctx.product, wanted, gradient, retain_graph=True))
-        return None, *(next(found) if leaf.requires_grad else None for leaf in ctx.leaves)
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        found: list[Tensor | None] = [None]
+        for each, gradient in zip(ctx.wanted, gradients, strict=True):
+            found += [None] * len(each.factors) if gradient is None else each.gradients(gradient, *each.factors)
+        return tuple(found)

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
+    from torch.nn.utils.parametrize import ParametrizationList
+
     from .parametrization import Composition
 
 Order = Literal["weight", "square", "squares"]
@@ -43,18 +45,20 @@ def cheapest(m: int, n: int, depth: int, positions: int, *, width: int | None = 
 
 def forward(layer: nn.Module, x: Tensor) -> Tensor:
     """The forward pass of a factored Linear, Conv1d or Conv2d."""
-    originals = layer.parametrizations.weight  # type: ignore[union-attr]
-    composition: Composition = originals[0]  # type: ignore[index, assignment]
-    wide: Tensor = originals.original0  # type: ignore[union-attr, assignment]
+    originals: ParametrizationList = layer.parametrizations.weight  # type: ignore[union-attr, assignment]
+    composition: Composition = originals[0]  # type: ignore[assignment]
     bias: Tensor | None = layer.bias  # type: ignore[assignment]
-    squares: list[Tensor] = [getattr(originals, f"original{i}") for i in range(1, composition.depth)]
+    factors: list[Tensor] = list(originals._parameters.values())  # type: ignore[arg-type]
+    wide, squares = factors[0], factors[1:]
     on_the_left = len(wide) <= wide[0].numel()
     m, n = (len(squares[0]), wide[0].numel()) if on_the_left else (len(wide), squares[-1].shape[1])
     width = len(wide) if on_the_left else wide[0].numel()
     positions = _positions(layer, x, on_the_left)
     order = cheapest(m, n, composition.depth, positions, width=width, pointwise=wide[0, 0].numel() == 1)
-    if order == "weight" or not torch.is_grad_enabled():
+    if len(originals) > 1:  # somebody has put a parametrization of their own behind ours
         return _run(layer, x, layer.weight, bias)  # type: ignore[arg-type]
+    if order == "weight" or not torch.is_grad_enabled():
+        return _run(layer, x, composition(wide, *squares), bias)  # layer.weight, without its detours
     if order == "square":
         squares = [composition.square(*squares)]
     if not on_the_left:  # W = V P_1 ... P_q: the last one first. Zeros stay zeros, so padding may come behind them

@@ -11,6 +11,8 @@ An attention's projections may instead have squares (d, d) for each head of widt
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -33,13 +35,13 @@ class Composition(nn.Module):
 
     def forward(self, wide: Tensor, *squares: Tensor) -> Tensor:
         """The weight, in the type and memory format of ``wide``; multiplied in float32, also under autocast."""
-        return self.kept.get("weight", self._weight, (wide, *squares))
+        return self.kept.get("weight", self._weight, self._weight_gradients, (wide, *squares))
 
     def square(self, *squares: Tensor) -> Tensor:
         """P_1 ... P_{N-1} (k, k), or (k, r) or (r, k), multiplied in float32, in the type of the squares."""
         if len(squares) == 1:
             return squares[0]
-        return self.kept.get("square", self._square, squares)
+        return self.kept.get("square", self._square, self._square_gradients, squares)
 
     def matrices(self, weight: Tensor) -> Tensor:
         """What the penalty makes low-rank: (k, l), or (heads, k, l); the squares are (k, k) on its left."""
@@ -50,33 +52,43 @@ class Composition(nn.Module):
         return (matrices if shape[0] == len(matrices) else matrices.T).reshape(shape)
 
     def _square(self, *squares: Tensor) -> Tensor:
-        with torch.autocast(squares[0].device.type, enabled=False):
-            return self._product(*squares).to(squares[0].dtype)
+        with _no_autocast(squares[0]):
+            return chained(*squares).to(squares[0].dtype)
 
-    @staticmethod
-    def _product(*squares: Tensor) -> Tensor:
-        exact = torch.promote_types(squares[0].dtype, torch.float32)
-        product = squares[0].to(exact)
-        for square in squares[1:]:
-            product = product @ square.to(exact)
-        return product
+    def _square_gradients(self, gradient: Tensor, *squares: Tensor) -> tuple[Tensor, ...]:
+        with _no_autocast(gradient):
+            return chained_gradients(gradient, *squares)
 
     def _weight(self, wide: Tensor, *squares: Tensor) -> Tensor:
-        with torch.autocast(wide.device.type, enabled=False):
-            exact = torch.promote_types(wide.dtype, torch.float32)
-            product = self._product(*squares)  # squares first: (N-2) k^3 + k m n multiplications, the cheapest order
-            # Seen as (out, kh, kw, in), a channels-last weight is a matrix without a copy, and so is the result.
-            channels_last = _is_channels_last(wide)
-            if _squares_on_the_left(wide):
-                rows = wide.permute(0, 2, 3, 1) if channels_last else wide
-                weight = (product @ rows.to(exact).flatten(1)).view(-1, *rows.shape[1:])
-                weight = weight.permute(0, 3, 1, 2) if channels_last else weight
-            else:
-                weight = wide.to(exact).flatten(1) @ product
-                # Only a pointwise kernel has an inner width: its columns are channels.
-                weight = weight.view(len(weight), -1, *wide.shape[2:])
-                weight = weight.contiguous(memory_format=torch.channels_last) if channels_last else weight
-            return weight.to(wide.dtype)
+        with _no_autocast(wide):
+            P, V = chained(*squares), _exact(self._matrix(wide, wide))  # squares first: (N-2) k^3 + k m n, the cheapest order
+            return self._shaped(P @ V if self._on_the_left(wide) else V @ P, wide).to(wide.dtype)
+
+    def _weight_gradients(self, gradient: Tensor, wide: Tensor, *squares: Tensor) -> tuple[Tensor, ...]:
+        """Of ``wide`` and the squares. P is multiplied out again: kept until here it would be memory beside the weight."""
+        with _no_autocast(wide):
+            P, V, G = chained(*squares), _exact(self._matrix(wide, wide)), _exact(self._matrix(gradient, wide))
+            of_wide, of_square = (P.mT @ G, G @ V.mT) if self._on_the_left(wide) else (G @ P.mT, V.mT @ G)
+            return self._shaped(of_wide, wide).to(wide.dtype), *chained_gradients(of_square, *squares)
+
+    def _on_the_left(self, wide: Tensor) -> bool:
+        return _squares_on_the_left(wide)
+
+    def _matrix(self, tensor: Tensor, wide: Tensor) -> Tensor:
+        """A weight, or its gradient, as the matrix that is multiplied. Seen as (out, kh, kw, in), a channels-last weight is one
+        without a copy; squares on the right tell the columns apart, so theirs keep the usual order."""
+        if _is_channels_last(wide) and self._on_the_left(wide):
+            tensor = tensor.permute(0, 2, 3, 1)
+        return tensor.flatten(1)
+
+    def _shaped(self, matrix: Tensor, wide: Tensor) -> Tensor:
+        """The inverse of `_matrix`, in the memory format of ``wide``."""
+        _, _, *kernel = wide.shape
+        if not _is_channels_last(wide):
+            return matrix.view(len(matrix), -1, *kernel)
+        if self._on_the_left(wide):
+            return matrix.view(len(matrix), *kernel, -1).permute(0, 3, 1, 2)
+        return matrix.view(len(matrix), -1, *kernel).contiguous(memory_format=torch.channels_last)
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
         """The balanced factors of ``weight``: singular values s^(1/N) in each, so the decay is the Schatten penalty at once.
@@ -139,10 +151,45 @@ class HeadComposition(Composition):
         rows = matrices.flatten(0, 1)
         return rows.T.contiguous() if self.columns else rows
 
-    def _weight(self, wide: Tensor, *squares: Tensor) -> Tensor:
-        with torch.autocast(wide.device.type, enabled=False):
-            product = self._product(*squares)
-            return self._weight_of(product @ self.matrices(wide).to(product.dtype), wide.shape).to(wide.dtype)
+    def _on_the_left(self, wide: Tensor) -> bool:
+        return True
+
+    def _matrix(self, tensor: Tensor, wide: Tensor) -> Tensor:
+        return self.matrices(tensor)
+
+    def _shaped(self, matrix: Tensor, wide: Tensor) -> Tensor:
+        return self._weight_of(matrix, wide.shape)
+
+
+def chained(*factors: Tensor) -> Tensor:
+    """Their product, in float32 at least."""
+    product = _exact(factors[0])
+    for factor in factors[1:]:
+        product = product @ _exact(factor)
+    return product
+
+
+def chained_gradients(gradient: Tensor, *factors: Tensor) -> tuple[Tensor, ...]:
+    """Of each factor, in its type, from the ``gradient`` of their product: (P_1 ... P_{i-1})^T G (P_{i+1} ... P_q)^T."""
+    before = [_exact(factors[0])]
+    for factor in factors[1:-1]:
+        before.append(before[-1] @ _exact(factor))
+    behind, found = _exact(gradient), []
+    for i in range(len(factors) - 1, 0, -1):
+        found.append((before[i - 1].mT @ behind).to(factors[i].dtype))
+        behind = behind @ _exact(factors[i]).mT
+    return behind.to(factors[0].dtype), *reversed(found)
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """In float32 at least."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def _no_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """Entering a context of torch's takes longer than multiplying small factors: only where there is one to switch off."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def smaller_side_first(weight: Tensor) -> Tensor:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import pickle
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -114,9 +117,9 @@ def test_nothing_is_kept_outside() -> None:
         model(X)
         assert model.count == 1
     store = model.layer.parametrizations.weight[0].kept
-    assert not store.on
-    assert not store._found
-    assert not copied.layer.parametrizations.weight[0].kept.on
+    assert store.step is None
+    assert not store.found
+    assert copied.layer.parametrizations.weight[0].kept.step is None
     model(X)
     assert model.count == 4
 
@@ -132,8 +135,79 @@ def test_the_product_of_the_squares_is_kept_too() -> None:
     layer.zero_grad()
     with composed_once(layer):
         layer(x[:8].repeat(2, 1)[:15])
-        assert "square" in composition.kept._found
+        assert "square" in composition.kept.found
         layer.zero_grad()
         layer(x).square().sum().backward()
     for found, each in zip(gradients(layer), expected, strict=True):
         torch.testing.assert_close(found, each)
+
+
+class Stack(nn.Module):
+    """Layers one after the other, some of which may be left out; which of them had a product worked out is in ``log``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(4))
+        factorize(self, 3)
+        self.used = [0, 1, 2, 3]
+        self.log: list[int] = []
+        for i, layer in enumerate(self.layers):
+            composition: Composition = layer.parametrizations.weight[0]
+            composition._weight = partial(self._logged, i, composition._weight)  # type: ignore[method-assign]
+
+    def _logged(self, i: int, multiply: Callable[..., torch.Tensor], *factors: torch.Tensor) -> torch.Tensor:
+        self.log.append(i)
+        return multiply(*factors)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for i in self.used:
+            x = self.layers[i](x).tanh()
+        return x
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_step_works_out_together_what_the_step_before_asked_for(grad: bool) -> None:
+    model = Stack()
+
+    def step(*used: int) -> tuple[list[int], list[int]]:
+        """The layers whose weight there is after the first one has run, and at the end."""
+        model.log.clear()
+        with composed_once(model), torch.set_grad_enabled(grad):
+            model.layers[used[0]](X)
+            first = sorted(model.log)
+            for i in used:
+                model.layers[i](X)
+        return first, sorted(model.log)
+
+    assert step(0, 1, 2) == ([0], [0, 1, 2])
+    assert step(0, 1, 2) == ([0, 1, 2], [0, 1, 2])
+    assert step(2, 0) == ([0, 1, 2], [0, 1, 2])  # 1 in vain
+    assert step(2, 0) == ([0, 2], [0, 2])
+    assert step(3, 0) == ([0, 2, 3], [0, 2, 3])
+    with composed_once(model), torch.set_grad_enabled(not grad):
+        model.layers[1](X)
+    assert step(3, 0) == ([0, 3], [0, 3])
+
+
+def test_gradients_together_are_those_one_by_one_also_where_a_layer_is_left_out() -> None:
+    together, alone = Stack(), Stack()
+    for used in ([0, 1, 2, 3], [0, 2], [3, 1, 0], [0, 1, 2, 3]):
+        for model in (together, alone):
+            model.used = used
+            model.zero_grad()
+            with composed_once(model if model is together else nn.ReLU()):
+                model(X).square().sum().backward()
+        for (name, a), b in zip(together.named_parameters(), alone.parameters(), strict=True):
+            if b.grad is None:
+                assert a.grad is None or not a.grad.any(), name
+            else:
+                torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_a_model_that_has_trained_can_be_pickled() -> None:
+    model = factorize(nn.Sequential(nn.Linear(6, 6)), 3)
+    with composed_once(model):
+        model(X).sum().backward()
+    kept = model[0].parametrizations.weight[0].kept  # type: ignore[index, union-attr]
+    assert pickle.loads(pickle.dumps(kept)).asked == {True: {}, False: {}}

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from lorita_deploy.train import order
 from lorita_deploy.train.composition import factored_layers, factorize
@@ -116,3 +117,15 @@ def test_it_works_under_torch_compile_graph_and_all() -> None:
     x = torch.randn(4, 3, 6, 6)
     for found, expected in zip(worked_out(compiled, x), worked_out(model, x), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_parametrization_that_somebody_puts_behind_ours_counts() -> None:
+    class Doubled(nn.Module):
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return 2 * weight
+
+    torch.manual_seed(0)
+    layer, x = factorize(nn.Linear(24, 10, bias=False), 3), torch.randn(3, 24)
+    before = layer(x)
+    parametrize.register_parametrization(layer, "weight", Doubled())
+    torch.testing.assert_close(layer(x), 2 * before)

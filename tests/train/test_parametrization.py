@@ -11,7 +11,7 @@ from lorita_deploy.attention import attentions
 from lorita_deploy.compress.heads import head_spectra, narrow_heads
 from lorita_deploy.records import Phase, Recipe
 from lorita_deploy.train.composition import collapse, factored_layers, factorize
-from lorita_deploy.train.parametrization import HeadComposition
+from lorita_deploy.train.parametrization import Composition, HeadComposition
 from lorita_deploy.train.structure import shapes_of, structure, structure_like
 
 HEADS, WIDTH, INNER = 2, 8, 24
@@ -141,3 +141,40 @@ def test_heads_become_narrower_in_a_training_and_are_cut_to_what_they_need() -> 
     with torch.no_grad():
         for each in (network, cut):
             assert float((each(TOKENS) - expected).square().mean()) < 0.01 * float(expected.var())
+
+
+SHAPES = {
+    "wide": ((4, 3, 3, 3), None),
+    "tall": ((40, 2, 3, 3), None),
+    "channels-last": ((4, 3, 3, 3), None),
+    "tall channels-last": ((40, 2, 3, 3), None),
+    "narrow": ((6, 3, 3, 3), 2),
+    "tall narrow": ((9, 5, 1, 1), 2),
+    "rows": ((6, 7), None),
+    "columns": ((7, 6), None),
+}
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5])
+@pytest.mark.parametrize("layer", SHAPES)
+def test_gradients_by_hand_are_those_of_autograd(layer: str, depth: int) -> None:
+    shape, width = SHAPES[layer]
+    composition = (
+        HeadComposition(depth, 0.1, 2, layer == "columns") if layer in ("rows", "columns") else Composition(depth, 0.1, width)
+    )
+    torch.manual_seed(0)
+    weight = torch.randn(shape, dtype=torch.float64)
+    if "channels-last" in layer:
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    factors = [factor.add(torch.randn_like(factor)).requires_grad_() for factor in composition.right_inverse(weight)]
+    gradient = torch.randn_like(composition(*factors))
+    for given in (gradient, gradient.contiguous()):
+        expected = torch.autograd.grad(composition._weight(*factors), factors, given)
+        for a, b in zip(composition._weight_gradients(given, *factors), expected, strict=True):
+            torch.testing.assert_close(a, b)
+    squares = factors[1:]
+    if layer not in ("rows", "columns"):
+        gradient = torch.randn_like(composition._square(*squares))
+        expected = torch.autograd.grad(composition._square(*squares), squares, gradient)
+        for a, b in zip(composition._square_gradients(gradient, *squares), expected, strict=True):
+            torch.testing.assert_close(a, b)
