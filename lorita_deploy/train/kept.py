@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-Multiply = Callable[..., Tensor]
-"""(*factors) -> their product."""
+Multiply = Callable[..., tuple[Tensor, Any]]
+"""(*factors) -> their product, and what its gradients can use."""
 Gradients = Callable[..., tuple[Tensor, ...]]
-"""(gradient of the product, *factors) -> gradient of each factor."""
+"""(gradient of the product, what they can use, *factors) -> gradient of each factor."""
 
 
 class _Product(NamedTuple):
@@ -52,9 +52,9 @@ class Kept:
         """With gradients, and without: what was asked for in this step or, before it has begun, in the one before."""
 
     def get(self, name: str, multiply: Multiply, gradients: Gradients, factors: Sequence[Tensor]) -> Tensor:
-        """``multiply(*factors)``, kept from an earlier call if neither the factors nor the grad mode have changed."""
+        """The product by ``multiply``, kept from an earlier call if neither the factors nor the grad mode have changed."""
         if self.step is None or torch.compiler.is_compiling() or any(factor.is_inference() for factor in factors):
-            return multiply(*factors)
+            return multiply(*factors)[0]
         return self.step.product(self, _Product(name, multiply, gradients, factors))
 
     def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
@@ -136,12 +136,13 @@ class _Together(torch.autograd.Function):
     def forward(ctx: Any, wanted: Sequence[_Product], *factors: Tensor) -> tuple[Tensor, ...]:
         ctx.wanted = wanted
         ctx.set_materialize_grads(False)
-        return tuple(each.multiply(*each.factors) for each in wanted)
+        products, ctx.others = zip(*(each.multiply(*each.factors) for each in wanted), strict=True)
+        return products
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         found: list[Tensor | None] = [None]
-        for each, gradient in zip(ctx.wanted, gradients, strict=True):
-            found += [None] * len(each.factors) if gradient is None else each.gradients(gradient, *each.factors)
+        for each, gradient, other in zip(ctx.wanted, gradients, ctx.others, strict=True):
+            found += [None] * len(each.factors) if gradient is None else each.gradients(gradient, other, *each.factors)
         return tuple(found)

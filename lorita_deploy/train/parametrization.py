@@ -51,23 +51,24 @@ class Composition(nn.Module):
         """The inverse of `matrices`, but for the memory format."""
         return (matrices if shape[0] == len(matrices) else matrices.T).reshape(shape)
 
-    def _square(self, *squares: Tensor) -> Tensor:
+    def _square(self, *squares: Tensor) -> tuple[Tensor, None]:
         with _no_autocast(squares[0]):
-            return chained(*squares).to(squares[0].dtype)
+            return chained(*squares).to(squares[0].dtype), None
 
-    def _square_gradients(self, gradient: Tensor, *squares: Tensor) -> tuple[Tensor, ...]:
+    def _square_gradients(self, gradient: Tensor, _: None, *squares: Tensor) -> tuple[Tensor, ...]:
         with _no_autocast(gradient):
             return chained_gradients(gradient, *squares)
 
-    def _weight(self, wide: Tensor, *squares: Tensor) -> Tensor:
+    def _weight(self, wide: Tensor, *squares: Tensor) -> tuple[Tensor, Tensor]:
+        """The weight and P = P_1 ... P_{N-1}."""
         with _no_autocast(wide):
             P, V = chained(*squares), _exact(self._matrix(wide, wide))  # squares first: (N-2) k^3 + k m n, the cheapest order
-            return self._shaped(P @ V if self._on_the_left(wide) else V @ P, wide).to(wide.dtype)
+            return self._shaped(P @ V if self._on_the_left(wide) else V @ P, wide).to(wide.dtype), P
 
-    def _weight_gradients(self, gradient: Tensor, wide: Tensor, *squares: Tensor) -> tuple[Tensor, ...]:
-        """Of ``wide`` and the squares. P is multiplied out again: kept until here it would be memory beside the weight."""
+    def _weight_gradients(self, gradient: Tensor, P: Tensor, wide: Tensor, *squares: Tensor) -> tuple[Tensor, ...]:
+        """Of ``wide`` and the squares."""
         with _no_autocast(wide):
-            P, V, G = chained(*squares), _exact(self._matrix(wide, wide)), _exact(self._matrix(gradient, wide))
+            V, G = _exact(self._matrix(wide, wide)), _exact(self._matrix(gradient, wide))
             of_wide, of_square = (P.mT @ G, G @ V.mT) if self._on_the_left(wide) else (G @ P.mT, V.mT @ G)
             return self._shaped(of_wide, wide).to(wide.dtype), *chained_gradients(of_square, *squares)
 

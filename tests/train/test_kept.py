@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from lorita_deploy.train.composition import factorize
-from lorita_deploy.train.kept import composed_once
+from lorita_deploy.train.kept import Multiply, composed_once
 from lorita_deploy.train.order import cheapest
 from lorita_deploy.train.parametrization import Composition
 
@@ -29,7 +29,7 @@ class Counted(nn.Module):
         composition: Composition = self.layer.parametrizations.weight[0]
         multiply = composition._weight
 
-        def counted(*factors: torch.Tensor) -> torch.Tensor:
+        def counted(*factors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             self.count += 1
             return multiply(*factors)
 
@@ -156,7 +156,7 @@ class Stack(nn.Module):
             composition: Composition = layer.parametrizations.weight[0]
             composition._weight = partial(self._logged, i, composition._weight)  # type: ignore[method-assign]
 
-    def _logged(self, i: int, multiply: Callable[..., torch.Tensor], *factors: torch.Tensor) -> torch.Tensor:
+    def _logged(self, i: int, multiply: Multiply, *factors: torch.Tensor) -> tuple[torch.Tensor, Any]:
         self.log.append(i)
         return multiply(*factors)
 

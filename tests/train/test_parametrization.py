@@ -169,12 +169,14 @@ def test_gradients_by_hand_are_those_of_autograd(layer: str, depth: int) -> None
     factors = [factor.add(torch.randn_like(factor)).requires_grad_() for factor in composition.right_inverse(weight)]
     gradient = torch.randn_like(composition(*factors))
     for given in (gradient, gradient.contiguous()):
-        expected = torch.autograd.grad(composition._weight(*factors), factors, given)
-        for a, b in zip(composition._weight_gradients(given, *factors), expected, strict=True):
+        weight, P = composition._weight(*factors)
+        expected = torch.autograd.grad(weight, factors, given)
+        for a, b in zip(composition._weight_gradients(given, P, *factors), expected, strict=True):
             torch.testing.assert_close(a, b)
     squares = factors[1:]
     if layer not in ("rows", "columns"):
-        gradient = torch.randn_like(composition._square(*squares))
-        expected = torch.autograd.grad(composition._square(*squares), squares, gradient)
-        for a, b in zip(composition._square_gradients(gradient, *squares), expected, strict=True):
+        square, _ = composition._square(*squares)
+        gradient = torch.randn_like(square)
+        expected = torch.autograd.grad(square, squares, gradient)
+        for a, b in zip(composition._square_gradients(gradient, None, *squares), expected, strict=True):
             torch.testing.assert_close(a, b)
