@@ -2,7 +2,7 @@
 
     python benchmarks/paper.py MODEL --data folder:DIR --dataset NAME --folder RUNS
 
-RUNS holds what samples.py trained. Each network, N = 1, 2 and 3, is built four times: at drops of 0.5 and 1 point of validation
+RUNS holds what samples.py trained; what ships need not be there. Each network, N = 1, 2 and 3, is built four times: at drops of 0.5 and 1 point of validation
 accuracy, fewest multiply-adds (comparable with the literature) and least latency. Accuracy is the artifact's, on test images;
 multiply-adds are counted in the ONNX files; time is dense over compressed, raced here, whatever ships. Rows in
 benchmarks/paper.json and, from it, paper.md. Run it alone; --depths, --objectives and --drops run a part of it.
@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from samples import SHIPPED
 from setting import HERE, heading, keep, load, table
 
 DROPS = (0.5, 1.0)
@@ -36,11 +37,12 @@ def measure(given: argparse.Namespace, depth: int, name: str, drop: float, objec
     from lorita_deploy.inspection.onnx_file import look_at_onnx
 
     folder = Path(given.folder) / f"paper-{name}-{objective}-{drop:g}"
+    command = [sys.executable, "-m", "lorita_deploy", "build", "--model", given.model, "--data", given.data]
+    command += ["--target", "cpu", "--out", str(folder), "--max-drop", str(drop), "--objective", objective]
     weights = Path(given.folder) / name / "collapsed.safetensors"
-    command = [sys.executable, "-m", "lorita_deploy", "build", "--model", given.model, "--data", given.data, "--no-train"]
-    command += ["--checkpoint", str(weights), "--target", "cpu", "--out", str(folder), "--max-drop", str(drop)]
     before = load()
-    subprocess.run([*command, "--objective", objective], check=True, stdout=subprocess.DEVNULL)
+    network = ["--sample"] if depth == SHIPPED and not weights.exists() else ["--no-train", "--checkpoint", str(weights)]
+    subprocess.run([*command, *network], check=True, stdout=subprocess.DEVNULL)
     report = json.loads((folder / "report.json").read_text())
     dense, small = (look_at_onnx(folder / f"{role}.onnx") for role in ("dense", "compressed"))
     ratio = report["receipt"]["ratios"][0]

@@ -124,7 +124,10 @@ class Composition(nn.Module):
         if _squares_on_the_left(weight):
             wide, squares = wide.reshape(-1, *weight.shape[1:]), [outer, *[between] * (self.depth - 2)]
         else:
-            wide, squares = wide.T.reshape(len(weight), -1, *weight.shape[2:]), [*[between] * (self.depth - 2), outer.T]
+            wide, squares = (
+                wide.T.contiguous().view(len(weight), -1, *weight.shape[2:]),
+                [*[between] * (self.depth - 2), outer.T],
+            )
         if _is_channels_last(weight):
             wide = wide.contiguous(memory_format=torch.channels_last)
         return wide.to(weight.dtype).clone(), *(square.to(weight.dtype, copy=True).contiguous() for square in squares)

@@ -171,8 +171,9 @@ def test_gradients_by_hand_are_those_of_autograd(layer: str, depth: int) -> None
     for given in (gradient, gradient.contiguous()):
         weight, P = composition._weight(*factors)
         expected = torch.autograd.grad(weight, factors, given)
-        for a, b in zip(composition._weight_gradients(given, P, *factors), expected, strict=True):
+        for a, b, factor in zip(composition._weight_gradients(given, P, *factors), expected, factors, strict=True):
             torch.testing.assert_close(a, b)
+            assert a.stride() == factor.stride()  # what autograd takes over without a copy
     squares = factors[1:]
     if layer not in ("rows", "columns"):
         square, _ = composition._square(*squares)
