@@ -2,10 +2,10 @@
 
     python benchmarks/paper.py MODEL --data folder:DIR --dataset NAME --folder RUNS
 
-RUNS holds what samples.py trained; what ships need not be there. Each network, N = 1, 2 and 3, is built four times: at drops of 0.5 and 1 point of validation
-accuracy, fewest multiply-adds (comparable with the literature) and least latency. Accuracy is the artifact's, on test images;
-multiply-adds are counted in the ONNX files; time is dense over compressed, raced here, whatever ships. Rows in
-benchmarks/paper.json and, from it, paper.md. Run it alone; --depths, --objectives and --drops run a part of it.
+RUNS holds what samples.py trained; what ships need not be there. Each network, N = 1, 2 and 3, is built four times: at drops of
+0.5 and 1 point of validation accuracy, fewest multiply-adds (comparable with the literature) and least latency. Accuracy is the
+artifact's, on test images; multiply-adds are counted in the ONNX files; time is dense over compressed, raced here, whatever
+ships. Rows in benchmarks/paper.json and, from it, paper.md. Run it alone; --depths, --objectives and --drops run a part of it.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ A weight that is used several times in a forward pass, or by several forward pas
 composed once. A kept product takes any number of backward passes.
 
 Small layers cost more in overhead than in multiplications, above all where each comes after a convolution that has swept the
-caches. So the first product that a step asks for brings along all those that the step before asked for, and their gradients
-are worked out together as well, when the last one has come.
+caches. So the first product that a step asks for brings along all small ones that the step before asked for, and their
+gradients are worked out together as well, when the last one has come.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ Gradients = Callable[..., tuple[Tensor, ...]]
 """(gradient of the product, what they can use, *factors) -> gradient of each factor."""
 
 
+SMALL = 2**18
+"""Entries of the factors of a product. The gradients of larger ones do not wait for those of other layers: they take memory."""
+
+
 class _Product(NamedTuple):
     """What a layer asks for: the name that it is kept by, how it is worked out, and from what."""
 
@@ -32,6 +36,9 @@ class _Product(NamedTuple):
     multiply: Multiply
     gradients: Gradients
     factors: Sequence[Tensor]
+
+    def small(self) -> bool:
+        return sum(factor.numel() for factor in self.factors) <= SMALL
 
     def key(self) -> object:
         """Changes where the value does, as far as one can tell without looking at it."""
@@ -57,6 +64,11 @@ class Kept:
             return multiply(*factors)[0]
         return self.step.product(self, _Product(name, multiply, gradients, factors))
 
+    def still(self, wanted: _Product) -> Tensor | None:
+        """What was kept of it, if it is still right."""
+        key, product = self.found.get(wanted.name, (None, None))
+        return product if product is not None and key == wanted.key() else None
+
     def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
         return Kept, ()
 
@@ -69,27 +81,22 @@ class _Step:
         self.begun: set[bool] = set()
 
     def product(self, store: Kept, wanted: _Product) -> Tensor:
-        mode = torch.is_grad_enabled()
-        first = mode not in self.begun
-        last = self._begin(mode) if first else []
-        store.asked[mode][wanted.name] = wanted
-        found, product = store.found.get(wanted.name, (None, None))
-        if product is not None and found == wanted.key():
-            return product
-        del product
-        others = [(other, each) for other, each in last if (other, each.name) != (store, wanted.name)]
-        return self._work_out([(store, wanted), *others])
+        if torch.is_grad_enabled() not in self.begun:
+            self._begin(torch.is_grad_enabled())
+        store.asked[torch.is_grad_enabled()][wanted.name] = wanted
+        product = store.still(wanted)
+        return self._work_out([(store, wanted)])[0] if product is None else product
 
-    def _begin(self, mode: bool) -> list[tuple[Kept, _Product]]:
-        """What the step before asked for."""
+    def _begin(self, mode: bool) -> None:
+        """With the small products that the step before asked for."""
         self.begun.add(mode)
         last = [(store, product) for store in self.stores for product in store.asked[mode].values()]
         for store in self.stores:
             store.asked[mode] = {}
-        return last
+        if along := [(store, product) for store, product in last if product.small() and store.still(product) is None]:
+            self._work_out(along)
 
-    def _work_out(self, wanted: Sequence[tuple[Kept, _Product]]) -> Tensor:
-        """Keeps all of it; the first product."""
+    def _work_out(self, wanted: Sequence[tuple[Kept, _Product]]) -> tuple[Tensor, ...]:
         for store, each in wanted:
             store.found.pop(each.name, None)  # freed before the new one is made
         products: tuple[Tensor, ...] = _Together.apply(  # type: ignore[no-untyped-call]
@@ -97,7 +104,7 @@ class _Step:
         )
         for (store, each), product in zip(wanted, products, strict=True):
             store.found[each.name] = (each.key(), product)
-        return products[0]
+        return products
 
     def clear(self, *_: object) -> None:
         for store in self.stores:

@@ -190,6 +190,24 @@ def test_a_step_works_out_together_what_the_step_before_asked_for(grad: bool) ->
     assert step(3, 0) == ([0, 3], [0, 3])
 
 
+@pytest.mark.parametrize(("width", "waits"), [(20, True), (300, False)])
+def test_only_small_products_wait_for_those_of_other_layers(width: int, waits: bool) -> None:
+    """Large ones are not brought along, and their gradients come while those of layers in front of them are still to come."""
+    torch.manual_seed(0)
+    first, second, third = factorize(nn.Sequential(*(nn.Linear(width, width) for _ in range(3))), 3)
+    x, come = torch.randn(1000, width), []
+    assert cheapest(width, width, 3, len(x)) == "weight"
+    for _ in range(2):
+        with composed_once(nn.Sequential(first, second, third)):
+            y = first(x)
+            brought_along = bool(third.parametrizations.weight[0].kept.found)
+            y.register_hook(lambda _: come.append(third.parametrizations.weight.original0.grad is not None))
+            third(second(y)).sum().backward()
+        third.zero_grad()
+    assert brought_along == waits
+    assert come == [True, not waits]  # nothing is together in the first step
+
+
 def test_gradients_together_are_those_one_by_one_also_where_a_layer_is_left_out() -> None:
     together, alone = Stack(), Stack()
     for used in ([0, 1, 2, 3], [0, 2], [3, 1, 0], [0, 1, 2, 3]):
