@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import pydantic
 
 from .errors import BadNetwork, BadRecord, UnknownName
-from .records import Accuracy, Artifact, Candidate, Host, Precision, PriceTable, Receipt, Recipe, Role
+from .records import Accuracy, Artifact, Candidate, Host, Precision, PriceTable, Receipt, Recipe, Role, first_wrong
 from .records.toml import read_toml
 
 if TYPE_CHECKING:
@@ -108,12 +108,9 @@ def read_recipe(path: Path) -> Recipe:
         )
         return Recipe.model_validate_json(text)
     except (ValueError, TypeError, RecursionError) as error:  # pydantic's are ValueErrors
-        found = error.errors()[0] if isinstance(error, pydantic.ValidationError) else {"loc": (), "msg": str(error)}
-        key = ".".join(map(str, found["loc"]))
+        key, why = first_wrong(error) if isinstance(error, pydantic.ValidationError) else ("", str(error))
         known = ", ".join(Recipe.model_fields)
-        raise BadRecord(
-            f"this is no recipe: {key}{': ' if key else ''}{found['msg']}", where=path, fix=f"fields: {known}"
-        ) from error
+        raise BadRecord(f"this is no recipe: {key}{': ' if key else ''}{why}", where=path, fix=f"fields: {known}") from error
 
 
 # ---------------------------------------------------------------------------------------------- exporters

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pydantic
 
 from .errors import BadTarget
-from .records import Part
+from .records import Part, first_wrong
 from .records.toml import read_toml
 
 DATA = Path(str(resources.files(__package__) / "targets"))
@@ -117,7 +117,5 @@ def _checked(kind: type[Kind], body: dict[str, Any], where: str) -> Kind:
     try:
         return kind.model_validate({key: tuple(value) if isinstance(value, list) else value for key, value in body.items()})
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        raise BadTarget(
-            f"{'.'.join(map(str, first['loc']))}: {first['msg']}", where=where, fix="install lorita-deploy again"
-        ) from error
+        key, why = first_wrong(error)
+        raise BadTarget(f"{key}: {why}", where=where, fix="install lorita-deploy again") from error

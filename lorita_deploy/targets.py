@@ -20,7 +20,7 @@ import pydantic
 
 from .errors import BadTarget, UnknownName
 from .profiles import Profile, all_profiles
-from .records import Host, Part, Precision
+from .records import Host, Part, Precision, first_wrong
 from .records.toml import read_toml
 
 FROM_THE_PROFILE = ("opset", "opset_max", "ir_version", "ir_version_max")
@@ -147,9 +147,8 @@ def read_target(path: Path) -> Target:
     try:
         target = Target.model_validate(body)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise BadTarget(f"{key}: {first['msg']}", where=path, fix="compare: lorita-deploy targets show cpu --json") from error
+        key, why = first_wrong(error)
+        raise BadTarget(f"{key}: {why}", where=path, fix="compare: lorita-deploy targets show cpu --json") from error
     unsourced = [table for table in ("limits", "roofline") if table not in target.source]
     if unsourced:
         raise BadTarget(f"no source is given for: {', '.join(unsourced)}", where=path, fix="add the lines under [source]")

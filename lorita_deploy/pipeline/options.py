@@ -9,7 +9,7 @@ import pydantic
 from pydantic import Field
 
 from ..errors import BadRecord, LoritaDeployError, UnknownName
-from ..records import Budget, Part, Recipe
+from ..records import Budget, Part, Recipe, first_wrong
 from ..records.toml import read_toml
 
 DEFAULT_DATA = "digits"
@@ -124,7 +124,7 @@ class BuildOptions(Part):
             return Recipe.model_validate_json(recipe.model_dump_json())
         except pydantic.ValidationError as error:
             where = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise LoritaDeployError(error.errors()[0]["msg"], where=where, fix="change or leave out one of them") from error
+            raise LoritaDeployError(first_wrong(error)[1], where=where, fix="change or leave out one of them") from error
 
 
 def milliseconds(text: str) -> float:
@@ -158,7 +158,7 @@ def make_options(**given: Any) -> BuildOptions:
     try:
         return BuildOptions.model_validate(given)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        name = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
-        what, fix = f"{first['msg']} (got {first['input']!r})", "lorita-deploy build -h says what can be given"
+        key, why = first_wrong(error)
+        name = "--" + key.replace("_", "-")
+        what, fix = f"{why} (got {error.errors()[0]['input']!r})", "lorita-deploy build -h says what can be given"
         raise LoritaDeployError(what, where=name, fix=fix) from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..devices.look import require_runtime, require_target
 from ..devices.ssh import SshDevice
 from ..errors import BadRecord, BadTarget, ExporterUnavailable, LoritaDeployError
-from ..records import CollapsedRecord, Plan, PriceTable
+from ..records import CollapsedRecord, Plan, PriceTable, TrainRecord
 from .carried import require_of_this_build
 
 if TYPE_CHECKING:
@@ -63,16 +63,17 @@ def preflight(build: Build) -> None:
 
 def _require_this_model(build: Build) -> None:
     """A build starts over in its folder where options changed, but hours of another network's training are not for that."""
-    path = build.folder / "collapsed.json"
-    if build.options.fresh or not path.exists():
+    if build.options.fresh:
         return
-    try:
-        found = CollapsedRecord.load(path).model
-    except BadRecord:  # damaged, or of another version: made again
-        return
-    if found != build.options.model:
-        raise LoritaDeployError(
-            f"this folder holds a build of {found}, not of {build.options.model}",
-            where=build.folder.path,
-            fix="choose another folder with --out, or say --fresh to give that build up",
-        )
+    records: dict[str, type[TrainRecord | CollapsedRecord]] = {"trained.json": TrainRecord, "collapsed.json": CollapsedRecord}
+    for name, kind in records.items():
+        try:
+            found = kind.load(build.folder / name).model
+        except BadRecord:  # none, damaged, or of another version: made again
+            continue
+        if found != build.options.model:
+            raise LoritaDeployError(
+                f"this folder holds a build of {found}, not of {build.options.model}",
+                where=build.folder.path,
+                fix="choose another folder with --out, or say --fresh to give that build up",
+            )

@@ -78,7 +78,7 @@ def fit(build: Build) -> TrainedNetwork:
             build.recipe,
             _scratch(build),
             evaluate=evaluate,
-            model_name=build.spec.name,
+            model_name=build.options.model,
             device=build.options.torch_device,
             teacher=teacher,
             compile=build.options.compile,
@@ -100,7 +100,7 @@ def forecast(options: BuildOptions, watch: Watch | None = None) -> TrainingForec
             untrained(build),
             build.dataset,
             build.recipe,
-            model_name=build.spec.name,
+            model_name=build.options.model,
             device=options.torch_device,
             compile=options.compile,
         )

@@ -58,6 +58,7 @@ from .documents import (
     Precision as Precision,
     Provenance as Provenance,
     Role as Role,
+    first_wrong as first_wrong,
     schema_name as schema_name,
     write_atomically as write_atomically,
 )

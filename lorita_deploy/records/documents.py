@@ -79,15 +79,20 @@ class Document(Part):
         try:
             return cls.model_validate_json(json.dumps(body, allow_nan=False))
         except pydantic.ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"]) or "(top)"
+            key, why = first_wrong(error)
             raise BadRecord(
-                f"{error.error_count()} entries of this {cls.SCHEMA} record are wrong; first: {key}: {first['msg']}",
+                f"{error.error_count()} entries of this {cls.SCHEMA} record are wrong; first: {key or '(top)'}: {why}",
                 where=where,
                 fix="let lorita-deploy write the file again, or mend that entry by hand",
             ) from error
         except ValueError as error:
             raise BadRecord(f"a number in this {cls.SCHEMA} record is not finite", where=where) from error
+
+
+def first_wrong(error: pydantic.ValidationError) -> tuple[str, str]:
+    """The first entry that is wrong, dotted ("" for the whole), and why, in the words of whoever found it."""
+    first = error.errors()[0]
+    return ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
 
 
 def schema_name(path: Path | str) -> str:

@@ -24,7 +24,6 @@ Multiply = Callable[..., tuple[Tensor, Any]]
 Gradients = Callable[..., tuple[Tensor, ...]]
 """(gradient of the product, what they can use, *factors) -> gradient of each factor."""
 
-
 SMALL = 2**18
 """Entries of the factors of a product. The gradients of larger ones do not wait for those of other layers: they take memory."""
 

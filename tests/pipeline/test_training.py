@@ -130,6 +130,16 @@ def test_a_forecast_writes_nothing(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------- bad input
 
 
+@pytest.mark.parametrize("until", ["train", "collapse"])
+def test_a_training_of_another_network_is_not_given_up_unasked(tmp_path: Path, until: str) -> None:
+    run(tmp_path, until, epochs=1)
+    before = record(tmp_path)
+    with pytest.raises(LoritaDeployError, match=f"holds a build of {NAME}, not of vit") as error:
+        build(make_options(model="vit", epochs=1, out=str(tmp_path)), until="train", watch=Told())
+    assert "--fresh" in str(error.value.fix)
+    assert record(tmp_path) == before
+
+
 def test_what_makes_a_training_pointless_is_noted(tmp_path: Path) -> None:
     told = run(tmp_path, epochs=1, weight_decay=0.0, batch_size=5000)
     assert any("weight decay 0" in note for note in told.notes)
@@ -157,7 +167,7 @@ def test_weights_that_are_not_there(tmp_path: Path, option: str) -> None:
 
 
 def test_options_that_do_not_go_together_name_themselves(tmp_path: Path) -> None:
-    with pytest.raises(LoritaDeployError, match="cannot be cut into 20 parts") as caught:
+    with pytest.raises(LoritaDeployError, match="^a batch of 10 cannot be cut into 20 parts") as caught:
         run(tmp_path, batch_size=10, accumulate=20)
     assert "--accumulate" in str(caught.value.where)
     with pytest.raises(UnknownName, match="no recipe of tiny called 'fast'"):
