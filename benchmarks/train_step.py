@@ -2,6 +2,7 @@
 
     python benchmarks/train_step.py resnet20 vit            about four minutes on two cores; without names VGG16 as well
     python benchmarks/train_step.py vgg16 --precisions bf16
+    python benchmarks/train_step.py resnet20 --precisions "fp32 compiled" --depths 3
     python benchmarks/train_step.py --show                  only write train_step.md again
 
 The published form runs N layers on the activations: the layer, then N - 1 square ones (1x1) on its outputs. Steps of all
@@ -35,6 +36,8 @@ from lorita_deploy.train.schedule import make_optimizer
 
 RESULTS, PAGE = HERE / "train_step.json", HERE / "train_step.md"
 MODELS, DEPTHS, PRECISIONS = ("resnet20", "vgg16", "vit"), (2, 3, 4), ("fp32", "bf16")
+COMPILED = tuple(f"{precision} compiled" for precision in PRECISIONS)
+"""All variants go through torch.compile, the plain network too."""
 BARS = {"resnet20": 1.05, "vit": 1.05, "vgg16": 1.15}
 """At N = 3 and batch 128, ratio to plain."""
 SETTLED = 0.1
@@ -80,11 +83,12 @@ def stepper(name: str, form: str, depth: int, precision: str, device: str) -> Ca
     optimizer = make_optimizer(network, spec.recipe)
     x = torch.randn(BATCH, *spec.input_shape(), device=device).contiguous(memory_format=torch.channels_last)
     y = torch.randint(CLASSES, (BATCH,), device=device)
+    run = torch.compile(network) if precision in COMPILED else network
 
     def step() -> None:
         with composed_once(network):
-            with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-                logits = network(x)
+            with torch.autocast(device, torch.bfloat16, enabled=precision.startswith("bf16")):
+                logits = run(x)
             nn.functional.cross_entropy(logits.float(), y).backward()
         if spec.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(network.parameters(), spec.recipe.clip_norm)
@@ -256,7 +260,7 @@ def _mb(size: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}; all where none is named")
-    parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS)
+    parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS + COMPILED)
     parser.add_argument("--depths", nargs="+", type=int, default=DEPTHS)
     parser.add_argument("--rounds", type=int, default=FEWEST)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))

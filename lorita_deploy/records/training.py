@@ -91,6 +91,8 @@ class Recipe(Part):
         starts = [phase.start for phase in self.phases]
         if starts != sorted(set(starts)):
             raise ValueError(f"phases must start one after the other, not in epochs {starts}")
+        if idle := [phase.start for phase in self.phases if phase.trim is not None and self.depth_at(phase.start) == 1]:
+            raise ValueError(f"in epoch {idle[0]} there are no factors (N = 1) whose directions could be trimmed")
         if self.narrow_gates == 1:
             raise ValueError("narrow_gates is 0 (none) or at least 2: a single gate does nothing")
         if self.accumulate > self.batch_size:

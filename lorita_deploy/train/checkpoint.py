@@ -161,7 +161,7 @@ def _load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors
         parameter = parameters[name]
         if tensor.shape == parameter.shape:  # fused optimizers walk parameter and state side by side: same strides
             tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
-        optimizer.state[parameter][key] = tensor
+        optimizer.state[parameter][key] = tensor.to(parameter.device)  # counts of steps too: fused ones want them there
 
 
 def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, object]) -> None:

@@ -24,7 +24,7 @@ from ..networks import computes_only_its_matrix
 from ..records import LeftAlone
 from . import order
 from .gates import remove_gates
-from .parametrization import Composition, HeadComposition, may_narrow, smaller_side_first
+from .parametrization import Composition, HeadComposition, may_narrow, smaller_side_first, unshare_class
 
 
 def factorize(
@@ -72,10 +72,10 @@ def collapse(model: nn.Module, *, gates: bool = True) -> nn.Module:
     for layer in factored_layers(model).values():
         trained = any(factor.requires_grad for factor in layer.parametrizations.parameters())  # type: ignore[union-attr]
         others = [name for name in layer._parameters if name != "weight"]
-        own = type(layer)  # shared with the layer's copies, and torch takes the weight's property off it
-        layer.__class__ = type(own.__name__, own.__bases__, dict(vars(own)))
+        unshare_class(layer)
         with torch.inference_mode(False), torch.no_grad():
             weight: Tensor = layer.weight  # type: ignore[assignment]
+            layer.parametrizations.weight[0].kept.forget()  # type: ignore[union-attr, index, operator]
             parametrize.remove_parametrizations(layer, "weight")
             del layer.weight  # left there as a buffer wherever gradients are off
             layer.weight = nn.Parameter(weight, requires_grad=trained)

@@ -58,7 +58,9 @@ class Epochs:
 
     @property
     def batch_size(self) -> int:
-        return min(self.recipe.batch_size, len(self.dataset.split("train")))
+        """Every process takes as many: the mean over processes is then the mean over images."""
+        processes: int = self.accelerator.num_processes
+        return min(self.recipe.batch_size, len(self.dataset.split("train")) // processes * processes)
 
     @property
     def steps(self) -> int:
@@ -134,10 +136,11 @@ class Epochs:
 
     def _gradients(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """Gradients of one batch, part after part; the mean loss."""
-        parts = list(zip(inputs.tensor_split(self.recipe.accumulate), labels.tensor_split(self.recipe.accumulate), strict=True))
+        count = min(self.recipe.accumulate, len(inputs))
+        parts = list(zip(inputs.tensor_split(count), labels.tensor_split(count), strict=True))
         total = torch.zeros((), device=self.device)
         with composed_once(model):
-            for i, (x, y) in enumerate(part for part in parts if len(part[0])):
+            for i, (x, y) in enumerate(parts):
                 last = i == len(parts) - 1
                 with torch.enable_grad() if last else self.accelerator.no_sync(model):
                     value = self.loss(model, x, y) * (len(x) / len(inputs))

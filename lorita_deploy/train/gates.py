@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
+from .parametrization import unshare_class
+
 FADED = 1e-3
 """A channel counts as faded where its gamma is below this share of the layer's largest."""
 
@@ -85,16 +87,15 @@ def add_gates(model: nn.Module, count: int) -> nn.Module:
 def remove_gates(model: nn.Module) -> nn.Module:
     """Multiply the gates out into gamma and beta, in place: exact, with the names and order of the plain model."""
     for _, norm in list(gated_norms(model)):
-        own = type(norm)  # shared with the norm's copies, and torch takes properties off it
-        norm.__class__ = type(own.__name__, own.__bases__, dict(vars(own)))
+        trained = [any(p.requires_grad for p in norm.parametrizations[name].parameters()) for name in ("weight", "bias")]  # type: ignore[index, union-attr]
+        unshare_class(norm)
         with torch.inference_mode(False), torch.no_grad():
             plain = {name: getattr(norm, name).detach().clone() for name in ("weight", "bias")}
             for name in ("bias", "weight"):  # the shift reads the gates
                 parametrize.remove_parametrizations(norm, name, leave_parametrized=True)
-            for name, value in plain.items():
-                if name in norm.__dict__.get("_parameters", {}) or hasattr(norm, name):
-                    delattr(norm, name)
-                norm.register_parameter(name, nn.Parameter(value))
+            for (name, value), learns in zip(plain.items(), trained, strict=True):
+                delattr(norm, name)
+                norm.register_parameter(name, nn.Parameter(value, requires_grad=learns))
     return model
 
 

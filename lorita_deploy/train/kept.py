@@ -44,7 +44,9 @@ class _Product(NamedTuple):
         return (
             torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(),
-            tuple((factor._version, factor.data_ptr(), factor.dtype, factor.requires_grad) for factor in self.factors),
+            tuple(
+                (id(factor), factor._version, factor.data_ptr(), factor.dtype, factor.requires_grad) for factor in self.factors
+            ),
         )
 
 
@@ -59,7 +61,7 @@ class Kept:
 
     def get(self, name: str, multiply: Multiply, gradients: Gradients, factors: Sequence[Tensor]) -> Tensor:
         """The product by ``multiply``, kept from an earlier call if neither the factors nor the grad mode have changed."""
-        if self.step is None or torch.compiler.is_compiling() or any(factor.is_inference() for factor in factors):
+        if torch.compiler.is_compiling() or self.step is None or any(factor.is_inference() for factor in factors):
             return multiply(*factors)[0]
         return self.step.product(self, _Product(name, multiply, gradients, factors))
 
@@ -67,6 +69,10 @@ class Kept:
         """What was kept of it, if it is still right."""
         key, product = self.found.get(wanted.name, (None, None))
         return product if product is not None and key == wanted.key() else None
+
+    def forget(self) -> None:
+        """Lets go of the factors, which would otherwise wait in a cycle of references until somebody collects it."""
+        self.found, self.asked = {}, {True: {}, False: {}}
 
     def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
         return Kept, ()
@@ -117,7 +123,8 @@ def composed_once(model: nn.Module) -> Iterator[None]:
 
     They are worked out anew where a factor changes in place or is replaced, after the step of any torch optimiser (fused
     ones change parameters without a trace in their version counters), and where the grad mode changes. Changing
-    ``factor.data`` in place by hand goes unnoticed.
+    ``factor.data`` in place by hand goes unnoticed. Their gradients cannot be differentiated again. A compiled model keeps
+    nothing: it is one graph, in which each weight is composed where it is used.
     """
     stores: list[Kept] = [part.kept for part in model.modules() if isinstance(part.__dict__.get("kept"), Kept)]  # type: ignore[misc]
     step = _Step(stores)
@@ -140,14 +147,22 @@ class _Together(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, wanted: Sequence[_Product], *factors: Tensor) -> tuple[Tensor, ...]:
-        ctx.wanted = wanted
-        ctx.set_materialize_grads(False)
         products, ctx.others = zip(*(each.multiply(*each.factors) for each in wanted), strict=True)
+        ctx.wanted, ctx.versions = wanted, [factor._version for factor in factors]
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(
+            *(product for each, product in zip(wanted, products, strict=True) if not any(f.requires_grad for f in each.factors))
+        )
         return products
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        if ctx.versions != [factor._version for each in ctx.wanted for factor in each.factors]:
+            raise RuntimeError(
+                "a factor of a weight was modified by an inplace operation after the weight had been composed: "
+                "gradients need it as it was"
+            )
         found: list[Tensor | None] = [None]
         for each, gradient, other in zip(ctx.wanted, gradients, ctx.others, strict=True):
             found += [None] * len(each.factors) if gradient is None else each.gradients(gradient, other, *each.factors)

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ..attention import attentions
-from ..errors import TrainingDiverged, TrainingWarning, UnknownName
+from ..errors import BadData, TrainingDiverged, TrainingWarning, UnknownName
 from ..networks import TrainedNetwork, evaluating, weights_digest
 from ..records import Accuracy, EpochRecord, Recipe, TrainRecord, write_atomically
 from . import checkpoint
@@ -77,6 +77,7 @@ def train(
         **recipe.model_dump(mode="json"),
     }
     accelerator = accelerator_for(device)
+    _divisible(recipe, accelerator.num_processes)
     place = find_device(device, accelerator)
     if teacher is not None:
         teacher.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -164,6 +165,15 @@ def _warn(module: nn.Module, recipe: Recipe, dataset: Dataset) -> None:
         )
 
 
+def _divisible(recipe: Recipe, processes: int) -> None:
+    if recipe.batch_size % processes:
+        raise BadData(
+            f"a batch of {recipe.batch_size} images cannot be divided evenly among {processes} processes",
+            where="--batch-size",
+            fix=f"choose a multiple of {processes}, such as {-(-recipe.batch_size // processes) * processes}",
+        )
+
+
 def prepared(
     module: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, epochs: Epochs, compile: bool
 ) -> Network:
@@ -172,7 +182,7 @@ def prepared(
     model, optimizer = epochs.accelerator.prepare(module, optimizer)
     if compile:
         model.train()
-        inputs, labels = next(epochs.batches(1))
+        inputs, labels = (each.tensor_split(epochs.recipe.accumulate)[0] for each in next(epochs.batches(1)))
         model = try_compile(model, partial(epochs.loss, inputs=inputs, labels=labels))
     return Network(model, optimizer, average)
 

@@ -196,6 +196,13 @@ def _no_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
+def unshare_class(layer: nn.Module) -> None:
+    """Torch parametrizes a layer by properties of a class made for it, which the layer's copies share: taken off one, they
+    would be gone from all."""
+    own = type(layer)
+    layer.__class__ = type(own.__name__, own.__bases__, dict(vars(own)))
+
+
 def smaller_side_first(weight: Tensor) -> Tensor:
     """The matrix (m, n) of a weight, or its transpose: (k, l), k <= l."""
     matrix = weight.flatten(1)

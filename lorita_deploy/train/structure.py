@@ -21,9 +21,9 @@ def structure(module: nn.Module, recipe: Recipe, epoch: int) -> nn.Module:
     if recipe.narrow_gates and next(gated_norms(module), None) is None:
         add_gates(module, recipe.narrow_gates)
     depth, factored = recipe.depth_at(epoch), factored_layers(module)
-    if not factored:
+    if epoch == 1:
         return factorize(module, depth, per_head=recipe.per_head)
-    present = next(iter(factored.values())).parametrizations.weight[0].depth  # type: ignore[union-attr, index]
+    present = next(iter(factored.values())).parametrizations.weight[0].depth if factored else 1  # type: ignore[union-attr, index]
     trim = recipe.trim_at(epoch)
     if depth != present or trim is not None:
         bounds = _present_widths(factored)

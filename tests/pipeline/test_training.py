@@ -167,7 +167,7 @@ def test_weights_that_are_not_there(tmp_path: Path, option: str) -> None:
 
 
 def test_options_that_do_not_go_together_name_themselves(tmp_path: Path) -> None:
-    with pytest.raises(LoritaDeployError, match="^a batch of 10 cannot be cut into 20 parts") as caught:
+    with pytest.raises(LoritaDeployError, match=r"^a batch of 10 cannot be cut into 20 parts") as caught:
         run(tmp_path, batch_size=10, accumulate=20)
     assert "--accumulate" in str(caught.value.where)
     with pytest.raises(UnknownName, match="no recipe of tiny called 'fast'"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from lorita_deploy.train.composition import factorize
 from lorita_deploy.train.datasets import load_dataset
 from lorita_deploy.train.epoch import Epochs, Network, ahead
 from lorita_deploy.train.images import ImageFiles
+from lorita_deploy.train.loop import prepared
 from lorita_deploy.train.objective import objective
 from lorita_deploy.train.schedule import make_optimizer
 from lorita_deploy.train.splits import Dataset
@@ -50,6 +52,37 @@ def test_the_gradients_of_parts_add_up_to_those_of_the_batch(digits: Dataset, pa
     cut = trained(digits, RECIPE.model_copy(update={"accumulate": parts}))
     for a, b in zip(whole.parameters(), cut.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("images", "parts"), [(2, 4), (5, 4), (4, 4), (7, 1)])
+def test_the_last_part_of_a_batch_and_no_other_is_shared_with_other_processes(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch, images: int, parts: int
+) -> None:
+    """Also where a process has fewer images than there should be parts."""
+    alone = []
+    every = epochs(digits, RECIPE.model_copy(update={"accumulate": parts}))
+    monkeypatch.setattr(every.accelerator, "no_sync", lambda _: alone.append(1) or nullcontext())
+    module = factorize(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    every._gradients(module, torch.randn(images, 1, 8, 8), torch.zeros(images, dtype=torch.long))
+    assert len(alone) == min(images, parts) - 1
+
+
+def test_what_is_compiled_is_what_is_trained(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of a batch, and no second time in the first step."""
+    graphs, real = [], torch.compile
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., object]:
+        graphs.append(next(len(each) for each in inputs if each.dim() == 4))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda module: real(module, backend=backend))
+    module = factorize(nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Linear(32, 10)))
+    recipe = RECIPE.model_copy(update={"accumulate": 4})
+    every = epochs(digits, recipe)
+    network = prepared(module, make_optimizer(module, recipe), None, every, compile=True)
+    assert graphs == [25]
+    next(every.walk(1, network))
+    assert graphs == [25]
 
 
 def test_a_part_of_a_batch_changes_as_it_does_in_the_batch() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-import pickle
+import gc
+import weakref
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from lorita_deploy.train.composition import factorize
+from lorita_deploy.train.composition import collapse, factorize
 from lorita_deploy.train.kept import Multiply, composed_once
 from lorita_deploy.train.order import cheapest
 from lorita_deploy.train.parametrization import Composition
@@ -223,9 +224,64 @@ def test_gradients_together_are_those_one_by_one_also_where_a_layer_is_left_out(
                 torch.testing.assert_close(a.grad, b.grad)
 
 
-def test_a_model_that_has_trained_can_be_pickled() -> None:
-    model = factorize(nn.Sequential(nn.Linear(6, 6)), 3)
+def test_a_factor_that_changes_before_its_gradients_come_is_an_error() -> None:
+    model = Counted()
+    with composed_once(model):
+        loss = model(X).sum()
+        with torch.no_grad():
+            model.layer.parametrizations.weight.original1.mul_(1.5)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+def test_a_replaced_factor_gets_the_gradients() -> None:
+    model = Counted()
+    with composed_once(model):
+        model(X)
+        model.load_state_dict(model.state_dict(), assign=True)
+        model(X).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_nothing_is_differentiated_that_is_frozen() -> None:
+    model = Stack()
+    for factor in (*model.layers[0].parameters(), *model.layers[1].parameters()):
+        factor.requires_grad_(False)
+    model.layers[2].parametrizations.weight.original1.requires_grad_(False)
+    for _ in range(3):
+        model.zero_grad()
+        with composed_once(model):
+            assert [layer(X).requires_grad for layer in model.layers] == [False, False, True, True]
+            model(X).square().sum().backward()
+        assert [p.grad is not None for p in model.parameters()] == [p.requires_grad for p in model.parameters()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_under_autocast_are_those_of_autograd(dtype: torch.dtype) -> None:
+    model = Stack().to(dtype)
+    found = []
+    for kept in (model, model, nn.ReLU()):
+        model.zero_grad()
+        with composed_once(kept), torch.autocast("cpu", torch.bfloat16):
+            loss = model(X.to(dtype)).float().square().sum()
+        loss.backward()
+        found.append([p.grad.clone() for p in model.parameters()])  # type: ignore[union-attr]
+    for first, second, plain in zip(*found, strict=True):
+        assert first.dtype == plain.dtype == dtype
+        assert torch.equal(first, second)
+        torch.testing.assert_close(first, plain, rtol=0.02, atol=0.02)
+
+
+def test_factors_go_with_their_layer() -> None:
+    """Without waiting for the collector of reference cycles: they and their gradients are as large as a network."""
+    model = nn.Sequential(factorize(nn.Linear(6, 6), 3))
+    factor = weakref.ref(model[0].parametrizations.weight.original0)  # type: ignore[union-attr]
     with composed_once(model):
         model(X).sum().backward()
-    kept = model[0].parametrizations.weight[0].kept  # type: ignore[index, union-attr]
-    assert pickle.loads(pickle.dumps(kept)).asked == {True: {}, False: {}}
+    gc.collect()
+    gc.disable()
+    try:
+        collapse(model)
+        assert factor() is None
+    finally:
+        gc.enable()

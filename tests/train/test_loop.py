@@ -14,6 +14,7 @@ from torch import nn
 from lorita_deploy.errors import BadCheckpoint, BadData, TrainingDiverged, TrainingWarning, UnknownName
 from lorita_deploy.networks import read_weights, weights_digest
 from lorita_deploy.records import Accuracy, EpochRecord, Recipe
+from lorita_deploy.train import checkpoint
 from lorita_deploy.train.augment import augment
 from lorita_deploy.train.checkpoint import BEST, LAST
 from lorita_deploy.train.composition import factored_layers
@@ -105,6 +106,16 @@ def test_the_caller_keeps_its_random_numbers_and_results_repeat(digits: Dataset,
 
 class StopError(Exception):
     pass
+
+
+def test_the_state_of_an_optimiser_goes_to_where_its_parameters_are() -> None:
+    """Counts of steps too, which fused optimisers on a GPU look for there."""
+    module = nn.Linear(3, 2, device="meta")
+    optimizer = torch.optim.AdamW(module.parameters())
+    state = {"optimizer/weight/step": torch.tensor(3.0), "optimizer/weight/exp_avg": torch.zeros(2, 3)}
+    checkpoint._load_optimizer(module, optimizer, state)
+    found = optimizer.state[module.weight]
+    assert {key: each.device.type for key, each in found.items()} == {"step": "meta", "exp_avg": "meta"}
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

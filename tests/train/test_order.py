@@ -50,10 +50,15 @@ def test_outputs_and_gradients_are_those_of_the_composed_weight(
     torch.manual_seed(0)
     build, shape = LAYERS[name]
     layer, x = factorize(build().to(dtype), depth), torch.randn(shape, dtype=dtype)
+    if name == "tall conv":  # its squares would mix kernel positions: there is no other order
+        plain = copy.deepcopy(layer)
+        monkeypatch.setattr(order, "_pointwise", None)
+        assert torch.equal(worked_out(layer, x)[0], nn.functional.conv2d(x, plain.weight, plain.bias, padding=1))
+        return
     monkeypatch.setattr(order, "cheapest", lambda *_, **__: "weight")
     composed = worked_out(layer, x)
     tolerance = {"rtol": 1e-11, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-4}
-    for way in ("square", "squares") if name != "tall conv" else ():
+    for way in ("square", "squares"):
         monkeypatch.setattr(order, "cheapest", lambda *_, way=way, **__: way)
         for found, expected in zip(worked_out(layer, x), composed, strict=True):
             torch.testing.assert_close(found, expected, **tolerance)
@@ -114,9 +119,10 @@ def test_it_works_under_torch_compile_graph_and_all() -> None:
     torch.manual_seed(0)
     model = factorize(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5)), 3)
     compiled = torch.compile(copy.deepcopy(model), backend="aot_eager", fullgraph=True)
-    x = torch.randn(4, 3, 6, 6)
-    for found, expected in zip(worked_out(compiled, x), worked_out(model, x), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    for batch in (4, 5, 7, 400):  # from the second on, for any batch size of which the same order is the cheapest
+        x = torch.randn(batch, 3, 6, 6)
+        for found, expected in zip(worked_out(compiled, x), worked_out(model, x), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_parametrization_that_somebody_puts_behind_ours_counts() -> None:

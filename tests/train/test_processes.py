@@ -76,6 +76,14 @@ def test_two_processes_of_the_command_line_walk_the_path_of_one(name: str, tmp_p
 
 
 @pytest.mark.slow
+def test_a_batch_that_cannot_be_shared_out_evenly_is_refused(tmp_path: Path) -> None:
+    done = typed("train", "--model", "fcn", "--batch-size", "63", "--out", str(tmp_path), launcher=TWO)
+    assert done.returncode != 0
+    assert "a batch of 63 images cannot be divided evenly among 2 processes" in done.stderr
+    assert "such as 64" in done.stderr
+
+
+@pytest.mark.slow
 def test_a_build_of_two_processes_goes_on_with_the_first(tmp_path: Path) -> None:
     out = tmp_path / "build"
     common = ("--model", "fcn", "--input-size", str(EDGE), "--epochs", "1", "--torch-device", "cpu", "--out", str(out))

@@ -57,6 +57,23 @@ def test_another_depth_keeps_the_function_and_what_has_faded() -> None:
     torch.testing.assert_close(layer.weight.detach(), before, rtol=0, atol=1e-6)
 
 
+def test_a_phase_after_one_without_factors_trims_and_leaves_faded_what_has_faded() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(9, 6)
+    u, _, vh = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
+    with torch.no_grad():
+        layer.weight.copy_((u * torch.tensor([1.0, 0.4, 0.1, 1e-4, 1e-9, 0.0])) @ vh)
+    phases = (Phase(start=2, depth=3), Phase(start=3, depth=1), Phase(start=4, depth=3, trim=1e-2))
+    recipe = RECIPE.model_copy(update={"depth": 1, "phases": phases})
+    assert not factored_layers(structure(layer, recipe, 1))
+    structure(layer, recipe, 2)
+    for factor in layer.parametrizations.weight.parameters():
+        assert float(torch.linalg.svdvals(factor.detach())[4:].max()) < 0.05
+    assert not factored_layers(structure(layer, recipe, 3))
+    structure(layer, recipe, 4)
+    assert [tuple(p.shape) for p in layer.parametrizations.weight.parameters()] == [(3, 9), (6, 3), (3, 3)]
+
+
 def test_a_network_gets_the_structure_of_the_weights_to_be_loaded() -> None:
     trained = add_gates(factorize(small(), 4), 2)
     found = structure_like(small(), shapes_of(trained.state_dict()))
