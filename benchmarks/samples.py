@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,11 @@ DECAYS = (0.25, 1.0, 4.0)
 """Weight decays that a twin is trained with, as multiples of the recipe's."""
 
 
+def run_name(model: str, depth: int, decay: float | None, seed: int, epochs: int | None) -> str:
+    name = f"{model}-n{depth}" + (f"-decay{decay:g}" if decay else "") + f"-seed{seed}"
+    return name + (f"-epochs{epochs}" if epochs else "")
+
+
 def run(
     given: argparse.Namespace, depth: int, decay: float | None, seed: int, epochs: int | None = None
 ) -> tuple[Path, TrainRecord]:
@@ -43,8 +49,7 @@ def run(
     from lorita_deploy.pipeline.options import make_options
     from lorita_deploy.records import TrainRecord
 
-    name = f"{given.model}-n{depth}" + (f"-decay{decay:g}" if decay else "") + f"-seed{seed}"
-    name += f"-epochs{epochs}" if epochs else ""
+    name = run_name(given.model, depth, decay, seed, epochs)
     folder = Path(given.folder) / name
     options = {
         "model": given.model,
@@ -66,7 +71,7 @@ def run(
         "decay": record.recipe.weight_decay,
         "seed": seed,
         "epochs": len(record.epochs),
-        "validation": record.epochs[record.best_epoch - 1].validation.value,
+        "validation": best_validation(record),
         "test": test.value,
         "images": test.total,
         "rank": record.epochs[-1].rank_fraction,
@@ -78,13 +83,22 @@ def run(
     return folder, record
 
 
+def best_validation(record: TrainRecord) -> float:
+    return record.epochs[record.best_epoch - 1].validation.value
+
+
 def twins(given: argparse.Namespace) -> None:
-    """Networks without LoRITa: seed 0 with each decay, all else with the best of these."""
+    """Networks without LoRITa: seed 0 with each decay, all else with the best of these. A search that is on record is not made
+    again."""
     from lorita_deploy.ports import find_model
 
     usual = find_model(given.model).recipe_called(given.recipe).weight_decay
-    found = {decay: run(given, 1, decay, 0, given.search_epochs)[1] for decay in (share * usual for share in DECAYS)}
-    best = max(found, key=lambda decay: max(epoch.validation.value for epoch in found[decay].epochs))
+    recorded: dict[str, dict[str, Any]] = json.loads((HERE / "samples.json").read_text())
+    found: dict[float, float] = {}
+    for decay in (share * usual for share in DECAYS):
+        row = recorded.get(run_name(given.model, 1, decay, 0, given.search_epochs)) if given.search_epochs else None
+        found[decay] = row["validation"] if row else best_validation(run(given, 1, decay, 0, given.search_epochs)[1])
+    best = max(found, key=lambda decay: found[decay])
     for seed in range(0 if given.search_epochs else 1, given.seeds):
         run(given, 1, best, seed)
 
