@@ -31,8 +31,9 @@ SHIPPED = 3
 """N of the networks that ship."""
 LARGEST_MB = 10.0
 """What is larger does not ship: the training did not make it low-rank."""
-DECAYS = (0.25, 1.0, 4.0)
-"""Weight decays that a twin is trained with, as multiples of the recipe's."""
+DECAYS, STEP, FURTHEST = (0.25, 1.0, 4.0), 4.0, (1 / 64, 64.0)
+"""Weight decays that a twin is trained with, as multiples of the recipe's; where the best is at an end, further ones by this
+factor, up to here."""
 
 
 def run_name(model: str, depth: int, decay: float | None, seed: int, epochs: int | None) -> str:
@@ -94,11 +95,19 @@ def twins(given: argparse.Namespace) -> None:
 
     usual = find_model(given.model).recipe_called(given.recipe).weight_decay
     recorded: dict[str, dict[str, Any]] = json.loads((HERE / "samples.json").read_text())
-    found: dict[float, float] = {}
-    for decay in (share * usual for share in DECAYS):
+
+    def right(share: float) -> float:
+        decay = share * usual
         row = recorded.get(run_name(given.model, 1, decay, 0, given.search_epochs)) if given.search_epochs else None
-        found[decay] = row["validation"] if row else best_validation(run(given, 1, decay, 0, given.search_epochs)[1])
-    best = max(found, key=lambda decay: found[decay])
+        return float(row["validation"]) if row else best_validation(run(given, 1, decay, 0, given.search_epochs)[1])
+
+    found = {share: right(share) for share in DECAYS}
+    while (best := max(found, key=lambda share: found[share])) in (min(found), max(found)):
+        further = best / STEP if best == min(found) else best * STEP
+        if not FURTHEST[0] <= further <= FURTHEST[1]:
+            break
+        found[further] = right(further)
+    best *= usual
     for seed in range(0 if given.search_epochs else 1, given.seeds):
         run(given, 1, best, seed)
 
