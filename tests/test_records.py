@@ -141,3 +141,6 @@ def test_geometry_as_a_matrix():
 def test_what_a_ratio_allows_to_say(ci95, never_slower, faster):
     ratio = LatencyRatio(candidate="a", baseline="b", n=10, reloads=6, ratio=sum(ci95) / 2, ci95=ci95)
     assert (ratio.never_slower, ratio.faster) == (never_slower, faster)
+    few = ratio.model_copy(update={"n": 5})  # their range is no 95 % interval
+    assert not few.never_slower
+    assert not few.faster

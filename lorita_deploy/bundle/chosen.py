@@ -17,7 +17,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 def open_network(job: Json) -> Tuple[Json, Any]:
     """The bundle's manifest, and a session of the network that run.py chose here, with the settings that it ran with.
 
-    Before run.py has run, the first network of the bundle's ``job``. Raises `JobError`.
+    Before run.py has run, and where its receipt is of other networks, the first one of the bundle's ``job``, which is what the
+    build ships. Raises `JobError`.
     """
     with open(os.path.join(HERE, "manifest.json"), encoding="utf-8") as file:
         manifest = json.load(file)
@@ -42,10 +43,11 @@ def choose(job: Json, receipt: Dict[str, Any]) -> Tuple[Json, Json]:
     """The artifact and the settings: the most accurate network within the deadline where there was one, else the faster."""
     by_name = {each["name"]: each for each in job["artifacts"]}
     name = (receipt.get("deadline") or {}).get("chosen") or receipt.get("faster")
-    artifact = by_name.get(name, job["artifacts"][0])
-    engines = [each.get("engine") for each in receipt.get("series", ()) if each["name"] == artifact["name"]]
-    artifact["exact"] = bool(engines and engines[0] and engines[0]["exact"])
-    return artifact, receipt.get("settings", job["settings"])
+    timed = [each for each in receipt.get("series", ()) if each["name"] == name]
+    if not timed or name not in by_name or timed[0]["sha256"] != by_name[name]["sha256"]:
+        return dict(job["artifacts"][0], exact=False), job["settings"]
+    engine = timed[0].get("engine")
+    return dict(by_name[name], exact=bool(engine and engine["exact"])), receipt.get("settings", job["settings"])
 
 
 @contextlib.contextmanager

@@ -200,10 +200,11 @@ def ratio_of(candidate: str, baseline: str, reloads: Sequence[Sequence[Tuple[flo
 
 
 def faster_of(baseline: str, ratios: Sequence[Dict[str, Any]]) -> Optional[str]:
-    """The fastest of those whose interval lies below 1, else the baseline; None where nothing was compared."""
+    """The fastest of those whose interval lies below 1, else the baseline; None where nothing was compared. Of fewer pairs than
+    a 95 % interval takes nothing follows."""
     if not ratios:
         return None
-    winners = [each for each in ratios if each["ci95"][1] < 1.0]
+    winners = [each for each in ratios if each["ci95"][1] < 1.0 and each["n"] >= FEWEST]
     return str(min(winners, key=lambda each: each["ratio"])["candidate"]) if winners else baseline
 
 

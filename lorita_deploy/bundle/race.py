@@ -27,7 +27,13 @@ def race(job: Json, load: Load, progress: Progress) -> None:
     start = time.monotonic() - progress.body["spent_s"]
     while len(progress.reloads) < clock.RELOADS:
         done, spent, allowed = len(progress.reloads), time.monotonic() - start, job["max_seconds"]
-        if done >= clock.FEWEST and spent * (done + 1) / done > allowed or done >= 2 and spent > 3 * allowed:
+        if done >= clock.FEWEST and spent * (done + 1) / done > allowed:
+            break
+        if (
+            done >= 2
+            and spent > 3 * allowed
+            and sum(len(each[job["baseline"]]["pairs"]) for each in progress.reloads) >= clock.FEWEST
+        ):
             break
         reload = _reload(job, load, progress.calls, done, start + allowed * (done + 1) / clock.RELOADS)
         progress.add_reload(reload, board.conditions("reload %d" % (done + 1)), time.monotonic() - start)

@@ -7,7 +7,7 @@ sizes"), and no matrix is larger than a layer's outputs squared.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from ..errors import BadCheckpoint, BadData, BadNetwork, BadRecord
 from ..networks import evaluating, read_weights, weights_digest
 from ..ports import Task
 from ..records import CalibrationRecord, Geometry, LayerCalibration, write_atomically
+from .feeding import float_tensors
 from .moments import Criterion, Moments, truncation
 from .spectrum import finite_matrix
 from .sums import OutputSums, small_batches, watched
@@ -160,7 +161,7 @@ def _backward(
         loss = task.loss(outputs, inputs) * len(inputs[0])
         loss.backward()  # type: ignore[no-untyped-call]
         return
-    tensors = [x for x in _float_tensors(outputs) if x.requires_grad]
+    tensors = [x for x in float_tensors(outputs) if x.requires_grad]
     if not tensors:
         raise BadNetwork(
             "no gradient flows from the network's output to its layers",
@@ -176,19 +177,6 @@ def _backward(
             noise = p.sqrt() * directions[0]
             directions = [(noise - p * noise.sum(1, keepdim=True)).to(tensors[0].dtype)]
         torch.autograd.backward(tensors, directions, retain_graph=draw + 1 < draws)
-
-
-def _float_tensors(outputs: Any) -> list[Tensor]:
-    """The floating-point tensors of a network's output, however nested."""
-    import torch
-
-    if isinstance(outputs, torch.Tensor):
-        return [outputs] if outputs.is_floating_point() else []
-    if isinstance(outputs, Mapping):
-        outputs = outputs.values()
-    if isinstance(outputs, Iterable) and not isinstance(outputs, str):
-        return [tensor for part in outputs for tensor in _float_tensors(part)]
-    return []
 
 
 @contextmanager

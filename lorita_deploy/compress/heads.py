@@ -14,12 +14,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..attention import Attention
+from ..attention import Attention, attentions
+from ..networks import evaluating
 from .bases import Turned
 from .cuts import bias_of, ensure_bias, replace_tensor
+from .feeding import on_device_of
 from .products import Product, numerical_rank, product
 from .rewrite import duplicate
 from .spectrum import finite_matrix
+from .trying import disagreement, first_line, outputs, those_that_hold, varied
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,6 +41,39 @@ class HeadSpectra:
     def free_widths(self) -> tuple[int, int]:
         """The smallest widths for queries and keys, and for values, at which no head loses anything."""
         return numerical_rank(self.qk), numerical_rank(self.vo)
+
+
+def true_attentions(module: nn.Module, examples: Sequence[Tensor], *, seed: int = 0) -> list[Attention]:
+    """The `attentions` of ``module`` that really are such: with heads as wide as before, in another basis, it computes the same
+    (it would not with norms or rotations between projection and product, or fewer heads of keys), and narrower ones run."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    examples = [varied(example, generator) for example in on_device_of(module, examples)]
+
+    def objection(claims: list[Attention]) -> str | None:
+        with evaluating(module):
+            network = duplicate(module)
+            expected = outputs(module, (), examples)
+            try:
+                for each in claims:
+                    width = _head_width(network, each)
+                    narrow_heads_in_place(network, each, width, width)
+                if disagreement(expected, outputs(network, (), examples)) is not None:
+                    return "it computes more than attention"
+                for each in claims:
+                    resize_heads(network, each, *[max(1, _head_width(network, each) // 2)] * 2)
+                outputs(network, (), examples)
+            except Exception as error:
+                return first_line(error)
+        return None
+
+    return those_that_hold(list(attentions(module)), objection)[0]
+
+
+def _head_width(network: nn.Module, attention: Attention) -> int:
+    width: int = network.get_submodule(attention.q).out_features // attention.heads  # type: ignore[operator, assignment]
+    return width
 
 
 def head_spectra(module: nn.Module, attention: Attention, second: Tensor | None = None) -> HeadSpectra:

@@ -1,71 +1,17 @@
-"""What brings accuracy back once the forms are fixed: batch-norm statistics, and a short distillation from the dense network.
-
-Both work in place on the network they are given (a copy that `rewrite` made) and return it; the pipeline decides when.
-"""
+"""What brings accuracy back once the forms are fixed: a short distillation from the dense network."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadNetwork, TrainingDiverged
 from ..networks import evaluating
+from .feeding import float_tensors, on_device_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-
-def reestimate_batchnorm(
-    module: nn.Module, batches: Iterable[tuple[Tensor, ...]], *, behind: Collection[str] | None = None
-) -> nn.Module:
-    """New running statistics for the batch norms that run after the first of the layers ``behind`` (None: for all).
-
-    The plain average over ``batches``, each batch normalised by its own statistics; everything else stays in evaluation mode.
-    Batches of one example are passed over: they have no variance. Without any larger batch the old statistics stay.
-    """
-    import torch
-
-    usable = [batch for batch in batches if len(batch[0]) > 1]
-    if not usable:
-        return module
-    with evaluating(module), torch.no_grad():
-        norms = _norms_behind(module, _on_device(usable[0], module), behind)
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # torch's way to say: cumulative average
-            norm.train()
-        for batch in usable:
-            module(*_on_device(batch, module))
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-    return module
-
-
-def _norms_behind(module: nn.Module, inputs: tuple[Tensor, ...], behind: Collection[str] | None) -> list[nn.BatchNorm2d]:
-    """Batch norms with running statistics that run after any layer of ``behind``, by one forward pass."""
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    norms: list[nn.BatchNorm2d] = []
-    started = behind is None
-
-    def start(*_: object) -> None:
-        nonlocal started
-        started = True
-
-    def note(norm: nn.Module, *_: object) -> None:
-        if started and norm not in norms:
-            norms.append(norm)  # type: ignore[arg-type]
-
-    handles = [module.get_submodule(name).register_forward_hook(start) for name in behind or ()]
-    for part in module.modules():
-        if isinstance(part, _BatchNorm) and part.track_running_stats:
-            handles.append(part.register_forward_hook(note))
-    module(*inputs)
-    for handle in handles:
-        handle.remove()
-    return norms
 
 
 def distill(
@@ -108,7 +54,7 @@ def distill(
         step = 0
         for _ in range(epochs):
             for batch in batches:
-                inputs = _on_device(batch, student)
+                inputs = on_device_of(student, batch)
                 for group in stepper.param_groups:
                     group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
                 with torch.no_grad():
@@ -128,17 +74,14 @@ def distill(
     return student
 
 
-def output_distance(found: Tensor, expected: Tensor, temperature: float = 1.0) -> Tensor:
-    """temperature^2 * KL(expected || found) of softened probabilities for logits (N, classes), else the mean squared error."""
+def output_distance(found: Any, expected: Any, temperature: float = 1.0) -> Tensor:
+    """temperature^2 * KL(expected || found) of softened probabilities for logits (N, classes), else the mean squared error; of
+    several outputs, however nested, the sum over the floating-point ones."""
     from torch.nn import functional
 
-    if found.ndim == 2 and found.shape[1] > 1:
-        softened = functional.log_softmax(found.float() / temperature, 1)
-        target = functional.log_softmax(expected.float() / temperature, 1)
+    pairs = list(zip(float_tensors(found), float_tensors(expected), strict=True))
+    if len(pairs) == 1 and pairs[0][0].ndim == 2 and pairs[0][0].shape[1] > 1:
+        softened, target = (functional.log_softmax(each.float() / temperature, 1) for each in pairs[0])
         return temperature**2 * functional.kl_div(softened, target, log_target=True, reduction="batchmean")
-    return functional.mse_loss(found.float(), expected.float())
-
-
-def _on_device(batch: tuple[Tensor, ...], module: nn.Module) -> tuple[Tensor, ...]:
-    device = next(module.parameters()).device
-    return tuple(x.to(device) for x in batch)
+    distances = [functional.mse_loss(one.float(), other.float()) for one, other in pairs]
+    return sum(distances[1:], start=distances[0])

@@ -1,7 +1,8 @@
 """Which layers can really be replaced: those that the network uses only by calling them.
 
 A forward that reads ``layer.weight`` or asks for ``layer.in_features`` breaks when the layer becomes a pair; a weight that an
-embedding shares would be in the network twice. Both are left, and named.
+embedding shares would be in the network twice. Both are left, and named; so are layers that compute more than their weights
+say, by a parametrization or a hook.
 """
 
 from __future__ import annotations
@@ -29,24 +30,53 @@ def irreplaceable(
     from torch import nn
 
     layers = list(layers)
-    reasons = _shared(module, layers)
     generator = torch.Generator().manual_seed(seed)
     examples = [varied(example, generator) for example in examples]
+    reasons = _shared(module, layers) | _computed(module, layers) | _hooked(module, layers, examples)
 
     def objection(names: list[str]) -> str | None:
         with evaluating(module):
             boxed = sharing_copy(module)
             expected = outputs(module, (), examples)
+            called: set[str] = set()
             for name in names:
-                replace_layer(boxed, name, nn.Sequential(boxed.get_submodule(name)).eval())
+                box = nn.Sequential(boxed.get_submodule(name)).eval()
+                box.register_forward_hook(lambda *_, name=name: called.add(name))
+                replace_layer(boxed, name, box)
             try:
                 differing = disagreement(expected, outputs(boxed, (), examples))
             except Exception as error:
                 return f"the network uses more of it than its call: {first_line(error)}"
+        if called != set(names):
+            return "the network reaches it by other ways than its name"
         return None if differing is None else "the network computes something else when it is replaced by its like"
 
     reasons |= dict(those_that_hold([name for name in layers if name not in reasons], objection)[1])
     return tuple(LeftAlone(layer=name, reason=reasons[name]) for name in layers if name in reasons)
+
+
+def _computed(module: nn.Module, layers: Sequence[str]) -> dict[str, str]:
+    """The layers whose weights are not parameters of theirs, but computed from others."""
+    parametrized = (name for name in layers if hasattr(module.get_submodule(name), "parametrizations"))
+    return dict.fromkeys(parametrized, "a parametrization computes its weight")
+
+
+def _hooked(module: nn.Module, layers: Sequence[str], examples: Sequence[Tensor]) -> dict[str, str]:
+    """The layers with a forward hook that changes their outputs: moments would be those of something else than W x + b."""
+    import torch
+
+    hooked = [name for name in layers if module.get_submodule(name)._forward_hooks]
+    if not hooked:
+        return {}
+    plain: dict[str, Tensor] = {}
+    with evaluating(module):
+        network = sharing_copy(module)
+        for name in hooked:
+            layer = network.get_submodule(name)
+            layer.register_forward_hook(lambda _, __, y, name=name: plain.update({name: y.clone()}), prepend=True)
+        final = outputs(network, hooked, examples)
+    changed = (name for name in hooked if not torch.equal(plain[name], final[name][0]))
+    return dict.fromkeys(changed, "a forward hook changes its outputs")
 
 
 def _shared(module: nn.Module, layers: Sequence[str]) -> dict[str, str]:

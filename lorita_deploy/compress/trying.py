@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .feeding import float_tensors
 from .rewrite import duplicate
 
 if TYPE_CHECKING:
@@ -69,24 +70,19 @@ def varied(example: Tensor, generator: torch.Generator) -> Tensor:
 def outputs(network: nn.Module, layers: Sequence[str], examples: Sequence[Tensor]) -> dict[str, list[Tensor]]:
     """The outputs of ``layers`` and, under the empty name, of the network; floating-point tensors only."""
     import torch
-    from torch.utils._pytree import tree_leaves
 
     found: dict[str, list[Tensor]] = {}
 
-    def floating(values: Any) -> list[Tensor]:
-        leaves = tree_leaves(values)
-        return [leaf.detach() for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
-
     def keep(name: str) -> Any:
         def hook(_: nn.Module, __: object, output: object) -> None:
-            found[name] = [tensor.clone() for tensor in floating(output)]  # an activation in place may follow
+            found[name] = [tensor.detach().clone() for tensor in float_tensors(output)]  # an activation in place may follow
 
         return hook
 
     handles = [network.get_submodule(name).register_forward_hook(keep(name)) for name in layers]
     try:
         with torch.no_grad():
-            found[""] = floating(network(*examples))
+            found[""] = float_tensors(network(*examples))
     finally:
         for handle in handles:
             handle.remove()

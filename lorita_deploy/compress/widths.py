@@ -6,14 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ..attention import Attention, attentions
+from ..attention import Attention
 from ..errors import PlanMismatch
 from ..records import Geometry, GroupCalibration, GroupChoice
 from .bases import Basis, Kept
 from .cuts import ChannelGroup, Cut, keep_channels
+from .feeding import on_device_of
 from .groups import channel_groups
 from .head_losses import head_losses
-from .heads import narrow_heads_in_place, resize_heads
+from .heads import narrow_heads_in_place, resize_heads, true_attentions
 from .moments import Moments
 from .narrow import narrow_in_place, select_channels
 from .readings import Readings, collect_readings
@@ -46,7 +47,7 @@ class Narrowable:
     ) -> None:
         """``geometries`` in order of execution; ``samples``: most inputs of ``batches`` read; ``examples`` a batch of one."""
         self.module, self.geometries, self.batches = module, dict(geometries), batches
-        self.examples, self.samples, self.seed = tuple(examples), samples, seed
+        self.examples, self.samples, self.seed = on_device_of(module, examples), samples, seed
 
     @cached_property
     def groups(self) -> dict[str, ChannelGroup]:
@@ -67,7 +68,7 @@ class Narrowable:
     def heads(self) -> dict[str, tuple[Attention, bool]]:
         """The two sides of each attention whose four layers may all change; whether it is that of queries and keys."""
         found: dict[str, tuple[Attention, bool]] = {}
-        for attention in attentions(self.module):
+        for attention in true_attentions(self.module, self.examples, seed=self.seed):
             if {attention.q, attention.k, attention.v, attention.o} <= self.geometries.keys():
                 name = attention.q.rpartition(".")[0]
                 found[f"{name}.qk".lstrip(".")] = (attention, True)

@@ -60,7 +60,7 @@ def parse(text: str) -> Address:
     found = re.fullmatch(_ADDRESS, text)
     if found is None:
         raise _malformed(text, "this is not the address of a device")
-    user, host, port = found["user"], found["host"].strip("[]"), found["port"]
+    user, host, port = found["user"], unquote(found["host"].strip("[]")), found["port"]
     if user is not None and ":" in user:
         raise LoritaDeployError(
             "an address holds no password", where=re.sub(r":[^:@/]*@", ":...@", text), fix="use a key: ssh-copy-id user@host"
@@ -76,7 +76,7 @@ def parse(text: str) -> Address:
         raise UnknownName("setting of a device", strange[0], ("python", "folder"), fix=f"write {FORM}")
     if any(not value or not value.isprintable() for value in more.values()):
         raise _malformed(text, "a setting is empty")
-    return Address(unquote(host), user, int(port) if port else None, more.get("python"), more.get("folder"))
+    return Address(host, user, int(port) if port else None, more.get("python"), more.get("folder"))
 
 
 def _malformed(text: str, what: str) -> LoritaDeployError:

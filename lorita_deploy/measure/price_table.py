@@ -33,9 +33,15 @@ class TablePricer:
         """The stored prices of ``candidates``; they are ``tabled`` unless they were measured on this very host.
 
         Raises `BadRecord` (damaged, or a candidate is missing), `PlanMismatch` (a layer of another geometry), and
-        `EnvironmentDiffers` where host, threads, precision or batch differ, unless ``trust`` was given.
+        `EnvironmentDiffers` where target, precision or batch differ, and where host or threads do, unless ``trust`` was given.
         """
         table = PriceTable.load(self.path)
+        if of_others := self._of_others(table):  # a workstation's do not pass for a board's, trust or not
+            raise EnvironmentDiffers(
+                f"these prices are of something else: {'; '.join(of_others)}",
+                where=self.path,
+                fix="measure again without --layer-times",
+            )
         differences = self._differences(table)
         if differences and not self.trust:
             raise EnvironmentDiffers(
@@ -58,20 +64,26 @@ class TablePricer:
         changes = {"network_sha256": self.network_sha256, "target": self.target, "provenance": provenance, "times": times}
         return table.model_copy(update=changes)
 
-    def _differences(self, table: PriceTable) -> list[str]:
-        pairs: list[tuple[str, object, object]] = [
+    def _of_others(self, table: PriceTable) -> list[str]:
+        return _different(
             ("target", table.target, self.target),
             ("precision", table.precision, self.precision),
-            ("threads", table.threads, self.settings.threads),
             ("batch", table.batch, self.settings.batch),
-        ]
+        )
+
+    def _differences(self, table: PriceTable) -> list[str]:
+        pairs: list[tuple[str, object, object]] = [("threads", table.threads, self.settings.threads)]
         if self.host and table.host:
             runtime = self.settings.runtime
             pairs += [("machine", table.host.machine, self.host.machine), ("cores", table.host.cores, self.host.cores)]
             pairs += [(runtime, table.host.versions.get(runtime), self.host.versions.get(runtime))]
         elif self.host:
             pairs += [("host", "none (an estimate)", self.host.machine)]
-        return [f"{name} {there} there, {here} here" for name, there, here in pairs if there != here]
+        return _different(*pairs)
+
+
+def _different(*pairs: tuple[str, object, object]) -> list[str]:
+    return [f"{name} {there} there, {here} here" for name, there, here in pairs if there != here]
 
 
 def _same(there: Host | None, here: Host | None) -> bool:

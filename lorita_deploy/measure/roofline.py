@@ -99,8 +99,8 @@ class RooflinePricer:
         if self.onnx_path is None:
             return 0.0
         total = 0.0
-        for inputs, outputs, macs in _other_operators(self.onnx_path, self.layers):
-            compute_us = 2 * macs * self.batch / (self.target.roofline.gflops[self.precision] * 1e3)
+        for inputs, outputs, macs in _other_operators(self.onnx_path, self.layers, self.batch):
+            compute_us = 2 * macs / (self.target.roofline.gflops[self.precision] * 1e3)
             transfer_us = self._transfer_us((inputs + outputs) * BYTES[self.precision])
             total += self.target.roofline.launch_us + max(compute_us, transfer_us)
         return total
@@ -113,15 +113,16 @@ def _up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def _other_operators(path: Path, layers: Collection[str]) -> list[tuple[int, int, int]]:
-    """(elements read, elements written, multiply-adds) of every operator that is neither one of ``layers`` nor fused."""
+def _other_operators(path: Path, layers: Collection[str], batch: int) -> list[tuple[int, int, int]]:
+    """(elements read, elements written, multiply-adds) of every operator that is neither one of ``layers`` nor fused, for a
+    whole ``batch``, which an open dimension stands for."""
     import onnx
 
     model = onnx.shape_inference.infer_shapes(onnx.load(path))
     graph = model.graph
     shapes: dict[str, list[int]] = {each.name: list(each.dims) for each in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
-        shapes[value.name] = [max(1, dim.dim_value) for dim in value.type.tensor_type.shape.dim]
+        shapes[value.name] = [dim.dim_value or batch for dim in value.type.tensor_type.shape.dim]
     found = []
     for node in graph.node:
         if node.op_type in FUSED or _layer(node, layers):

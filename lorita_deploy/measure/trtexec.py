@@ -69,7 +69,7 @@ def read_trtexec(folder: Path) -> Receipt:
     plain = {artifact_name(each) for each in artifacts.values() if not each.rung}
     asked = [each.model_dump() for each in ratios if each.candidate in plain]
     settings = Settings(
-        runtime="trtexec", threads=1, graph_level="all", spinning=True, batch=min(each.batch for each in artifacts.values())
+        runtime="trtexec", threads=1, graph_level="all", spinning=True, batch=min(map(_batch, artifacts.values()))
     )
     host = _host(found, manifest, next(iter(turns.values()))[0].log)
     if host.kind != manifest.target:
@@ -158,11 +158,16 @@ def _series(stem: str, artifact: Artifact, turns: Sequence[Turn], found: Race, m
         file_bytes=artifact.size_bytes,
         verified=None,
         max_rel=None,
-        throughput_per_s=artifact.batch * clock.median([turn.log.queries_per_s for turn in turns]),
+        throughput_per_s=_batch(artifact) * clock.median([turn.log.queries_per_s for turn in turns]),
         gpu=GpuTimes(**_frozen(clock.distribution([turn.gpu_ms for turn in turns]))),
         engine=_engine(stem, found, turns[0].log),
         accuracy=accuracy.value if accuracy else None,
     )
+
+
+def _batch(artifact: Artifact) -> int:
+    """What was timed: where no shapes are given, trtexec takes 1 for an open dimension."""
+    return 1 if artifact.dynamic_batch else artifact.batch
 
 
 def _ratio(name: str, baseline: str, mine: Sequence[Turn], base: Sequence[Turn]) -> LatencyRatio:

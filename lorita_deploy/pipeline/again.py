@@ -30,7 +30,7 @@ from ..records import (
     write_atomically,
 )
 from ..targets import all_targets, load_target
-from .carried import called_by_its_name, is_carried, load_receipt, not_of, require_same_artifacts
+from .carried import bundled, called_by_its_name, is_carried, load_receipt, not_of, require_same_artifacts
 from .folder import sha256_of
 
 if TYPE_CHECKING:
@@ -128,8 +128,8 @@ def _bundle_of(folder: Path, artifacts: tuple[Artifact, ...]) -> Path | None:
     inner = folder / "bundle"
     if not (inner / MANIFEST).exists():
         return None
-    here, there = ({each.path: each.sha256 for each in found} for found in (artifacts, read_manifest(inner).artifacts))
-    return inner if there.items() <= here.items() else None
+    here = {each.sha256 for each in (*artifacts, *ArtifactList.load(folder / "artifacts.json").reference)}
+    return inner if all(each.sha256 in here for each in read_manifest(inner).artifacts if not each.rung) else None
 
 
 def _require_there(path: Path) -> None:
@@ -172,7 +172,7 @@ def keep_receipt(file: Path, path: Path) -> tuple[Receipt, Path]:
         with tempfile.TemporaryDirectory(prefix="lorita-") as aside:
             artifacts = held_artifacts(unpack(path, Path(aside)))
     else:
-        artifacts = held_artifacts(path)
+        artifacts = (*held_artifacts(path), *bundled(path))
     require_same_artifacts(receipt, artifacts, file)
     receipt = called_by_its_name(receipt)
     stamp = "".join(letter for letter in receipt.started if letter.isalnum())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bundle.archive import unpack_files
+from ..bundle.manifest import MANIFEST, read_manifest
 from ..errors import BadArtifact, BadRecord, EnvironmentDiffers, LoritaDeployError, PlanMismatch
 from ..measure.latency import artifact_name
 from ..measure.trtexec import is_trtexec, read_trtexec
@@ -49,15 +50,39 @@ def is_carried(path: Path) -> bool:
     return path.name.endswith(".tar.gz") or (path.is_dir() and is_trtexec(path))
 
 
+def bundled(folder: Path) -> tuple[Artifact, ...]:
+    """What the bundle of the build in ``folder`` holds: rungs of its ladder too, and where it went back to fp32, that."""
+    inside = folder / "bundle"
+    return read_manifest(inside).artifacts if (inside / MANIFEST).exists() else ()
+
+
 def require_same_artifacts(receipt: Receipt, artifacts: Iterable[Artifact], where: object) -> None:
     """Raises `PlanMismatch` for a receipt of other artifacts (another model, or an earlier plan of this one)."""
-    expected = {artifact_name(artifact): artifact.sha256 for artifact in artifacts}
-    strange = [each.name for each in receipt.series if expected.get(each.name) != each.sha256]
+    expected = {(artifact_name(artifact), artifact.sha256) for artifact in artifacts}
+    strange = [each.name for each in receipt.series if (each.name, each.sha256) not in expected]
     if strange or not receipt.series:
         raise PlanMismatch(
             f"this receipt is of other artifacts: {', '.join(strange) or 'none'}",
             where=where,
             fix="give the receipt that the board wrote for this very bundle, or run the bundle there again",
+        )
+
+
+def require_same_race(receipt: Receipt, runtime: str, batch: int, where: object) -> None:
+    """Raises `EnvironmentDiffers` for times of another runtime or batch than those that a build is about: a board without
+    TensorRT for Python falls back to its processor."""
+    there = "tensorrt" if receipt.settings.runtime == "trtexec" else receipt.settings.runtime
+    if there != runtime:
+        raise EnvironmentDiffers(
+            f"this receipt has times of {there}, and the build is for {runtime}",
+            where=where,
+            fix=f"run the bundle where {runtime} is installed (sh run.sh needs trtexec alone)",
+        )
+    if receipt.settings.batch != batch:
+        raise EnvironmentDiffers(
+            f"this receipt has times of batches of {receipt.settings.batch}, and the build is for {batch}",
+            where=where,
+            fix=f"build with --batch {receipt.settings.batch}, or race a bundle whose batch is not left open",
         )
 
 
@@ -110,6 +135,7 @@ def require_of_this_build(build: Build) -> None:
         )
     if not build.options.trust_times:
         require_same_target(receipt, build.target, path)
+    require_same_race(receipt, build.runtime, build.options.batch, path)
     if not build.folder.record("price"):  # a build that goes on may have taken it into account already
         _require_a_build(build)
 
@@ -133,7 +159,9 @@ def bettered(build: Build, prices: PriceTable, candidates: Sequence[Candidate]) 
     path = Path(str(build.options.receipt))
     receipt = load_receipt(path)
     _require_a_build(build)
-    require_same_artifacts(receipt, ArtifactList.load(build.folder / "artifacts.json").artifacts, path)
+    artifacts = ArtifactList.load(build.folder / "artifacts.json").artifacts
+    rungs = (each for each in bundled(build.folder.path) if each.rung)
+    require_same_artifacts(receipt, (*artifacts, *rungs), path)
     if not build.options.trust_times:
         require_same_target(receipt, build.target, path)
     medians_ms = {each.name: each.median_ms for each in receipt.series}

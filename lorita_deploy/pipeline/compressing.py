@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..compress.calibrate import calibrate
+from ..compress.feeding import on_device_of
 from ..compress.recover import distill
 from ..networks import save_weights, survey
 from ..records import Accuracy, CompressedRecord
@@ -124,8 +125,7 @@ def _recovered(build: Build, module: nn.Module, truncated: Accuracy) -> Accuracy
 
 def _size(build: Build, module: nn.Module) -> tuple[int, int]:
     params = sum(parameter.numel() for parameter in module.parameters())
-    device = next(module.parameters()).device
-    macs = survey(module, tuple(example.to(device) for example in build.task.examples)).macs
+    macs = survey(module, on_device_of(module, build.task.examples)).macs
     return params, macs
 
 

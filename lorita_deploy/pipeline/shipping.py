@@ -230,12 +230,15 @@ def _run_bundle(build: Build) -> str:
     import numpy as np
 
     golden = build.folder / "golden"
-    back_to_fp32 = build.precision != "fp32" and ships(build, build.receipt).precision == "fp32"
+    first = ships(build, build.receipt)
+    back_to_fp32 = build.precision != "fp32" and first.precision == "fp32"
     precision = "fp32" if back_to_fp32 else build.precision
     ladder = make_ladder(build, precision, TOLERANCES[precision])
-    shipped = build.exported.reference if back_to_fp32 else build.artifacts
+    shipped = sorted(build.exported.reference if back_to_fp32 else build.artifacts, key=lambda each: each != first)
     further = {} if back_to_fp32 else run_otherwise(build)
     outputs = {role: dict(np.load(golden / f"outputs-{role}.npz")) for role in ROLES}
+    fidelity = FidelityReport.load(build.folder / "fidelity.json")
+    accuracy = fidelity.reference_accuracy if back_to_fp32 else fidelity.accuracy
     folder = build.folder / "bundle"
     shutil.rmtree(folder, ignore_errors=True)
     write_bundle(
@@ -252,7 +255,7 @@ def _run_bundle(build: Build) -> str:
         classes=build.data.classes,
         tolerance=TOLERANCES[precision],
         runtime=runtime_of(build),
-        accuracy=FidelityReport.load(build.folder / "fidelity.json").accuracy | {rung.name: rung.accuracy for rung in ladder},
+        accuracy=accuracy | {rung.name: rung.accuracy for rung in ladder},
         further=further,
         runners={name: runner for name, runner in own_runners(build).items() if name in further},
     )

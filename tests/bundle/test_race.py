@@ -7,11 +7,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import clock
 import pytest
 import race
 from progress import Progress
 
 from lorita_deploy.records import Deadline, LatencyRatio, LatencySeries
+from lorita_deploy.records.timing import FEWEST_PAIRS
 
 HEAD: dict[str, Any] = {"baseline": "dense", "settings": {"batch": 4}}
 
@@ -121,6 +123,24 @@ class Noted:
         self.said.append(self.name)
 
     def close(self) -> None: ...
+
+
+class Slow(Noted):
+    def run(self, feeds: dict[str, Any]) -> None:
+        time.sleep(2e-3)
+
+
+def test_a_race_that_is_far_too_slow_still_takes_what_an_interval_needs(tmp_path: Path) -> None:
+    job = {"artifacts": [{"name": name} for name in ("dense", "compressed")], "baseline": "dense", "golden": None}
+    job |= {"settings": {"batch": 1}, "samples": 12, "max_seconds": 1e-3, "deadline_ms": 0.0}
+    progress = Progress(str(tmp_path / "progress.json"), "key")
+    race.race(job, lambda artifact: Slow(artifact["name"], []), progress)
+    pairs = [pair for each in progress.reloads for pair in each["compressed"]["pairs"]]
+    assert len(pairs) == clock.FEWEST
+    ratios = [race._ratio("compressed", "dense", progress.reloads[:count]) for count in (5, 6)]
+    found = [{**each, "ci95": (0.5, 0.9)} for each in ratios]
+    assert [clock.faster_of("dense", [each]) for each in found] == ["dense", "compressed"]
+    assert clock.FEWEST == FEWEST_PAIRS
 
 
 def test_every_second_reload_mirrors_the_orders_of_the_one_before() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from lorita_sample_models.vit import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from lorita_deploy.attention import attentions
-from lorita_deploy.compress.heads import head_spectra, narrow_heads
+from lorita_deploy.compress.heads import head_spectra, narrow_heads, true_attentions
 
 HEADS, WIDTH = 3, 8
 
@@ -95,3 +96,37 @@ def test_a_missing_output_bias_takes_up_the_value_bias(net: VisionTransformer) -
     net.encoder[0].attention.o.bias = None
     found = narrow_heads(net, attentions(net)[0], WIDTH, WIDTH)
     torch.testing.assert_close(found(INPUTS), net(INPUTS), rtol=1e-5, atol=1e-5)
+
+
+class Named(nn.Module):
+    """Four layers q, k, v and o, ``heads`` and ``scale``, as an attention has; ``kind`` says what is done with them."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.kind, self.heads, self.scale, self.width = kind, 2, 0.35, 8
+        keys = 8 if kind == "grouped" else 16
+        self.q, self.k, self.v, self.o = nn.Linear(16, 16), nn.Linear(16, keys), nn.Linear(16, keys), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = self.width if self.kind == "fixed" else -1
+        q, k, v = (
+            layer(x).view(*x.shape[:2], count, width).transpose(1, 2)
+            for layer, count in ((self.q, 2), *((each, 1 if self.kind == "grouped" else 2) for each in (self.k, self.v)))
+        )
+        if self.kind == "cosine":
+            q, k = functional.normalize(q, dim=-1), functional.normalize(k, dim=-1)
+        if self.kind == "rotated":
+            turn = torch.linspace(0, 1, x.shape[1])[:, None]
+            q, k = (each * turn.cos() + each.roll(1, -1) * turn.sin() for each in (q, k))
+        return self.o(((q @ k.mT) * self.scale).softmax(-1).matmul(v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "true"), [("plain", True), ("cosine", False), ("rotated", False), ("grouped", False), ("fixed", False)]
+)
+def test_an_attention_is_one_by_what_it_computes_not_by_its_names(kind: str, true: bool) -> None:
+    module = nn.Sequential(Named(kind), Named("plain"))
+    assert len(attentions(module)) == 2
+    found = true_attentions(module, (torch.randn(1, 5, 16),))
+    assert [each.q for each in found] == (["0.q", "1.q"] if true else ["1.q"])

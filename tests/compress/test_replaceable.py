@@ -9,6 +9,7 @@ import torch
 from small_networks import Net
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
 
 from lorita_deploy.compress.groups import channel_groups
 from lorita_deploy.compress.narrow import narrow
@@ -84,6 +85,18 @@ def with_hooks() -> Net:
     return net
 
 
+def computed_weight() -> Net:
+    net = three(lambda net, x: net.c(functional.relu(net.b(net.a(x)))))
+    weight_norm(net.b)
+    return net
+
+
+def called_by_a_list() -> Net:
+    net = three(lambda net, x: net.c(functional.relu(net.todo[0](net.a(x)))))
+    net.todo = [net.b]
+    return net
+
+
 NETS: dict[str, tuple[Callable[[], Net], dict[str, str], set[str]]] = {
     # what makes it, what must stay with its reason, what is rewritten
     "embedding and head": (embedding_and_head, {"head": "shares a parameter with embed"}, {"a"}),
@@ -96,7 +109,9 @@ NETS: dict[str, tuple[Callable[[], Net], dict[str, str], set[str]]] = {
     "called twice": (called_twice, {"b": "called 2 times"}, {"a", "c"}),
     "two names": (two_names, {}, {"a", "b", "c"}),
     "buffers": (with_a_buffer, {}, {"a", "b", "c"}),
-    "hooks": (with_hooks, {}, {"a", "b", "c"}),
+    "hooks": (with_hooks, {"b": "a forward hook changes its outputs"}, {"a", "c"}),
+    "a weight that is computed": (computed_weight, {"b": "a parametrization computes its weight"}, {"a", "c"}),
+    "a list beside the modules": (called_by_a_list, {"b": "other ways than its name"}, {"a", "c"}),
 }
 
 

@@ -33,6 +33,8 @@ def test_addresses(text, expected):
         ("ssh://-me@orin", "characters"),
         ("ssh://a b@orin", "characters"),
         ("ssh://orin;ls", "characters"),
+        ("ssh://orin%3Bls", "characters"),
+        ("ssh://%2DoProxyCommand%3Dx", "characters"),
         ("ssh://$(ls)@orin", "characters"),
         ("ssh://orin:0", "port"),
         ("ssh://orin:99999", "port"),

@@ -268,8 +268,6 @@ def test_a_table_from_this_host_is_as_good_as_measured(stored: tuple[Path, Price
     ("changes", "word"),
     [
         ({"settings": SETTINGS.model_copy(update={"threads": 2})}, "threads 1 there, 2 here"),
-        ({"settings": SETTINGS.model_copy(update={"batch": 8})}, "batch"),
-        ({"precision": "fp16"}, "precision"),
         ({"machine": "Jetson Orin Nano"}, "machine"),
     ],
 )
@@ -286,6 +284,24 @@ def test_a_table_from_elsewhere_is_refused_unless_trusted(
     assert trusted.provenance == "tabled"
     assert {each.provenance for each in trusted.times} == {"tabled"}
     assert trusted.host == table.host, "where it was measured is not forgotten"
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"settings": SETTINGS.model_copy(update={"batch": 8})}, "batch 1 there, 8 here"),
+        ({"precision": "fp16"}, "precision fp32 there, fp16 here"),
+        ({"target": load_target("jetson-nano")}, "target cpu there, jetson-nano here"),
+    ],
+)
+def test_a_table_of_something_else_is_refused_trusted_or_not(
+    stored: tuple[Path, PriceTable, dict[str, Geometry]], changes: dict, word: str
+) -> None:
+    path, table, layers = stored
+    for trust in (False, True):
+        with pytest.raises(EnvironmentDiffers, match=word) as caught:
+            table_pricer(path, layers, table, **changes, trust=trust).price(candidates(layers))
+        assert "trust" not in str(caught.value)
 
 
 def test_a_table_of_another_network_is_refused(stored: tuple[Path, PriceTable, dict[str, Geometry]]) -> None:

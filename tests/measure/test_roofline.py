@@ -23,8 +23,8 @@ CONV = Geometry(
 )
 
 
-def pricer(target, layers, path=None, precision="fp32"):
-    return RooflinePricer(path, layers=layers, network_sha256="0" * 64, target=target, precision=precision, batch=1)
+def pricer(target, layers, path=None, precision="fp32", batch=1):
+    return RooflinePricer(path, layers=layers, network_sha256="0" * 64, target=target, precision=precision, batch=batch)
 
 
 @pytest.fixture
@@ -100,3 +100,18 @@ def test_prices_are_estimates_and_cover_the_rest_of_the_network(jetson, tmp_path
     transfer_us = 4 * (2 * 8 * 256 + 72 + 8 * 256 + 8 * 64) / (jetson.roofline.bandwidth_gb_s * 1e3)
     assert table.rest_us == pytest.approx(2 * jetson.roofline.launch_us + transfer_us)
     assert table.network_us == pytest.approx(table.rest_us + table.times[0].us, rel=1e-4)
+
+
+@pytest.mark.parametrize("open_batch", [False, True])
+def test_a_batch_counts_once_whether_the_graph_holds_it_or_leaves_it_open(jetson, tmp_path, open_batch):
+    batch, first = 8, "n" if open_batch else 8
+    weight = numpy_helper.from_array(np.zeros((8, 1, 3, 3), np.float32), "b.weight")
+    node = helper.make_node("Conv", ["x", "b.weight"], ["y"], name="b", pads=[1] * 4, group=8)
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [first, 8, 16, 16]) for name in ("x", "y"))
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(helper.make_graph([node], "g", [x], [y], [weight]), opset_imports=[opset]), tmp_path / "a.onnx")
+    roof = jetson.roofline
+    compute_us = 2 * batch * 8 * 256 * 9 / (roof.gflops["fp32"] * 1e3)
+    transfer_us = 4 * (2 * batch * 8 * 256 + 72) / (roof.bandwidth_gb_s * 1e3)
+    found = pricer(jetson, {}, tmp_path / "a.onnx", batch=batch).rest_us()
+    assert found == pytest.approx(roof.launch_us + max(compute_us, transfer_us))
