@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,22 +104,24 @@ def survey(module: nn.Module, examples: Sequence[Tensor]) -> Survey:
         if reason:
             left_alone.append(LeftAlone(layer=name, reason=reason))
         else:
-            geometries[name] = geometry_of(layer, *shapes[name][0])
+            geometries[name] = geometry_of(layer, *shapes[name][0], inputs=len(examples[0]))
     return Survey(geometries, tuple(left_alone))
 
 
-def geometry_of(layer: nn.Module, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> Geometry:
-    """The geometry of a Linear, Conv1d or Conv2d called on a tensor of shape ``in_shape`` (batch first)."""
+def geometry_of(layer: nn.Module, in_shape: tuple[int, ...], out_shape: tuple[int, ...], inputs: int = 1) -> Geometry:
+    """The geometry of a Linear, Conv1d or Conv2d, called with ``in_shape`` for so many ``inputs`` of the network."""
     from torch import nn
 
     if isinstance(layer, nn.Linear):
+        ours = len(out_shape) == 1 or out_shape[0] == inputs  # else the sequence comes first, or windows are in the batch
+        rows = out_shape[1:-1] if ours else (max(1, prod(out_shape[:-1]) // inputs),)
         return Geometry(
             kind="linear",
             out_channels=layer.out_features,
             in_channels=layer.in_features,
             bias=layer.bias is not None,
-            in_shape=in_shape[1:-1],
-            out_shape=out_shape[1:-1],
+            in_shape=rows,
+            out_shape=rows,
         )
     assert isinstance(layer, nn.Conv1d | nn.Conv2d)
     padding = layer.padding if isinstance(layer.padding, str) else tuple(layer.padding)

@@ -151,3 +151,22 @@ def test_damaged_and_unsafe_files_are_refused(tmp_path):
         read_weights(tmp_path / "other.pt")
     with pytest.raises(BadCheckpoint, match="no such file"):
         read_weights(tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_positions_of_a_linear_layer_wherever_the_batch_is(count):
+    """In front, behind the sequence, or with windows in it."""
+
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.windows, self.pooled = (nn.Linear(8, 8) for _ in range(4))
+
+        def forward(self, x):  # (N, 16, 8)
+            y = self.first(x)
+            y = self.second(y.transpose(0, 1)).transpose(0, 1)
+            y = self.windows(y.reshape(-1, 4, 8)).reshape(x.shape)
+            return self.pooled(y.mean(1))
+
+    found = survey(Mixed(), (torch.randn(count, 16, 8),)).geometries
+    assert {name: each.positions for name, each in found.items()} == {"first": 16, "second": 16, "windows": 16, "pooled": 1}

@@ -22,6 +22,7 @@ from small_onnx import write_small_onnx
 from lorita_deploy.bundle.manifest import check_bundle, write_bundle
 from lorita_deploy.cli import cli
 from lorita_deploy.errors import BadArtifact, BadRecord, EnvironmentDiffers, LoritaDeployError, PlanMismatch
+from lorita_deploy.measure.trtexec import read_trtexec
 from lorita_deploy.measure.trtexec_log import ASKED, Log, version_of
 from lorita_deploy.pipeline import build, make_options
 from lorita_deploy.pipeline.again import keep_receipt, read_receipt
@@ -97,13 +98,13 @@ echo "&&&& PASSED TensorRT.trtexec [TensorRT v$V] # trtexec $*"
 WIDTHS: dict[Role, int] = {"compressed": 8, "dense": 32}
 
 
-def make_bundle(folder: Path, seed: int = 0) -> Path:
+def make_bundle(folder: Path, seed: int = 0, **changes: object) -> Path:
     root, artifacts = folder.with_name(f"{folder.name}-source"), []
     root.mkdir()
     for role, width in WIDTHS.items():
         content = write_small_onnx(root / f"{role}.onnx", width, seed).read_bytes()
         facts = {"exporter": "onnx", "opset": 17, "ir_version": 8, "precision": "fp32", "batch": 1, "dynamic_batch": False}
-        facts |= {"rung": 0, "simplified": False, "inputs": (), "outputs": (), "size_bytes": len(content)}
+        facts |= {"rung": 0, "simplified": False, "inputs": (), "outputs": (), "size_bytes": len(content), **changes}
         artifacts.append(Artifact(role=role, path=f"{role}.onnx", sha256=hashlib.sha256(content).hexdigest(), **facts))
     golden = {"input": np.zeros((1, 3, 16, 16), np.float32)}
     facts = {"producer": "lorita-deploy 0", "sources": {}, "preprocessing": {}, "classes": (), "tolerance": 1e-3}
@@ -129,6 +130,17 @@ def raced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     done = run_sh(folder, rounds=6)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
+
+
+@pytest.mark.parametrize(("open_batch", "batch"), [(True, 1), (False, 8)])
+def test_an_open_batch_was_timed_as_one(tmp_path: Path, open_batch: bool, batch: int) -> None:
+    """Trtexec takes 1 for an open dimension where no shapes are given."""
+    folder = make_bundle(tmp_path / "bundle", batch=8, dynamic_batch=open_batch)
+    assert run_sh(folder, rounds=6).returncode == 0
+    receipt = read_trtexec(folder / "trtexec")
+    assert receipt.settings.batch == batch
+    for each in receipt.series:
+        assert each.throughput_per_s == pytest.approx(batch * 1e3 / each.median_ms, rel=0.5)
 
 
 @pytest.fixture

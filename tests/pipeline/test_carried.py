@@ -95,6 +95,20 @@ def test_a_receipt_of_another_model_or_machine_is_refused_before_anything_is_com
     assert not list((tmp_path / "empty").glob("*"))
 
 
+def test_times_of_another_runtime_or_batch_are_refused_trusted_or_not(readme_build, receipt, tmp_path):
+    """A board without TensorRT for Python falls back to its processor: no prices of its GPU are scaled by that."""
+    out = tmp_path / "build"
+    shutil.copytree(readme_build[0], out)
+    refused: dict[str, dict] = {"of tensorrt, and the build is for onnxruntime": {"runtime": "trtexec"}, "of 4": {"batch": 4}}
+    for words, changes in refused.items():
+        other = receipt.model_copy(update={"settings": receipt.settings.model_copy(update=changes)})
+        path = other.save(tmp_path / "receipt.json")
+        for trust in (False, True):
+            options = make_options(model="mine", target="cpu", out=str(out), receipt=str(path), trust_times=trust)
+            with pytest.raises(EnvironmentDiffers, match=words):
+                build(options, until="plan")
+
+
 def test_a_workstations_times_do_not_pass_for_a_boards(readme_build, receipt, tmp_path):
     """The runner of a bundle for a board names the board wherever it runs; what is kept of it tells the machine."""
     folder = tmp_path / "build"

@@ -1,6 +1,7 @@
 """The rank ladder: from one training, networks of several sizes in one bundle."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,9 +11,10 @@ import pytest
 
 from lorita_deploy.bundle.manifest import check_bundle
 from lorita_deploy.compress.plan import fastest, solve
-from lorita_deploy.pipeline import Watch, build, make_options
+from lorita_deploy.pipeline import Watch, again, build, make_options
+from lorita_deploy.pipeline.again import keep_receipt
 from lorita_deploy.pipeline.ladder import Tables, further_plans
-from lorita_deploy.records import Candidate, LayerTime, PriceTable, Verification
+from lorita_deploy.records import ArtifactList, Candidate, LayerTime, PriceTable, Verification
 
 RANKS = (8, 16, 24, 32)
 
@@ -86,7 +88,8 @@ def test_rungs_come_from_the_same_training(ladder):
     assert 1 <= len(rungs) <= 3
     assert [each.rung for each in rungs] == list(range(1, len(rungs) + 1))
     assert len({each.sha256 for each in manifest.artifacts}) == len(manifest.artifacts), "every rung is another network"
-    assert rungs[-1].size_bytes < manifest.artifacts[1].size_bytes, "the fastest is smaller than dense"
+    (dense,) = [each for each in manifest.artifacts if each.role == "dense"]
+    assert rungs[-1].size_bytes < dense.size_bytes, "the fastest is smaller than dense"
     names = {"dense", "compressed", *(f"compressed-rung{each.rung}" for each in rungs)}
     assert set(manifest.accuracy) == names
     assert all(0 < each.value <= 1 for each in manifest.accuracy.values())
@@ -118,3 +121,17 @@ def test_the_runner_knows_every_rung(ladder):
     listed = json.loads((folder / "bundle/manifest.json").read_text())["artifacts"]
     assert len(found.artifacts) == len(listed)
     assert all(each.max_rel is not None for each in found.artifacts)
+
+
+@pytest.mark.slow
+def test_a_receipt_with_rungs_is_one_of_the_build_and_of_its_bundle(ladder, tmp_path):
+    folder, _ = ladder
+    subprocess.run([sys.executable, "-B", "run.py"], cwd=folder / "bundle", capture_output=True, check=True)
+    shutil.move(folder / "bundle/receipt.json", tmp_path / "receipt.json")
+    receipt, where = keep_receipt(tmp_path / "receipt.json", folder)
+    where.unlink()
+    assert {each.name for each in receipt.series} > {"dense", "compressed", "compressed-rung1"}
+    artifacts = ArtifactList.load(folder / "artifacts.json").artifacts
+    assert again._bundle_of(folder, artifacts) == folder / "bundle"
+    other = artifacts[0].model_copy(update={"sha256": "0" * 64})
+    assert again._bundle_of(folder, (other, artifacts[1])) is None

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 import lorita_deploy as ld
+from lorita_deploy.bundle.manifest import check_bundle
 from lorita_deploy.measure.fidelity import TOLERANCES
 from lorita_deploy.measure.latency import ratio_between
 from lorita_deploy.pipeline.acceptance import acceptance
 from lorita_deploy.pipeline.choosing import ships
 from lorita_deploy.pipeline.precision import choose
-from lorita_deploy.records import Accuracy, Artifact, LatencyRatio, PrecisionRecord, PrecisionTrial
+from lorita_deploy.records import Accuracy, Artifact, FidelityReport, LatencyRatio, PrecisionRecord, PrecisionTrial
 
 
 def ratio(name, value, half_width=0.02):
@@ -198,5 +199,10 @@ def test_what_ships_is_what_was_named(built):
     model = (out / "model.onnx").read_bytes()
     stem = report.shipped if report.shipped_precision == report.plan.precision else f"{report.shipped}-fp32"
     assert model == (out / f"{stem}.onnx").read_bytes()
+    manifest = check_bundle(out / "bundle")
+    assert (out / "bundle" / manifest.artifacts[0].path).read_bytes() == model
+    fidelity = FidelityReport.load(out / "fidelity.json")
+    back_to_fp32 = report.shipped_precision != report.plan.precision
+    assert manifest.accuracy == (fidelity.reference_accuracy if back_to_fp32 else fidelity.accuracy)
     golden = np.load(out / "golden" / "inputs.npz")
     assert len(golden.files) == 1
