@@ -49,6 +49,7 @@ def run(
     from lorita_deploy.pipeline.context import Build
     from lorita_deploy.pipeline.options import make_options
     from lorita_deploy.records import TrainRecord
+    from lorita_deploy.targets import this_host
 
     name = run_name(given.model, depth, decay, seed, epochs)
     folder = Path(given.folder) / name
@@ -76,7 +77,7 @@ def run(
         "test": test.value,
         "images": test.total,
         "rank": record.epochs[-1].rank_fraction,
-        "device": record.device,
+        "device": this_host().machine if record.device == "cpu" else record.device,
     }
     print(name, row, flush=True)
     rows = keep(HERE / "samples.json", name, row)
