@@ -135,7 +135,7 @@ def require_of_this_build(build: Build) -> None:
         )
     if not build.options.trust_times:
         require_same_target(receipt, build.target, path)
-    require_same_race(receipt, build.runtime, build.options.batch, path)
+    require_same_race(receipt, build.target.runtime, build.options.batch, path)
     if not build.folder.record("price"):  # a build that goes on may have taken it into account already
         _require_a_build(build)
 
