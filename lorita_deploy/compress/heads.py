@@ -48,13 +48,17 @@ def true_attentions(module: nn.Module, examples: Sequence[Tensor], *, seed: int 
     (it would not with norms or rotations between projection and product, or fewer heads of keys), and narrower ones run."""
     import torch
 
+    named = list(attentions(module))
+    if not named:
+        return []
     generator = torch.Generator().manual_seed(seed)
     examples = [varied(example, generator) for example in on_device_of(module, examples)]
+    with evaluating(module):
+        expected = outputs(module, (), examples)
 
     def objection(claims: list[Attention]) -> str | None:
         with evaluating(module):
             network = duplicate(module)
-            expected = outputs(module, (), examples)
             try:
                 for each in claims:
                     width = _head_width(network, each)
@@ -68,7 +72,7 @@ def true_attentions(module: nn.Module, examples: Sequence[Tensor], *, seed: int 
                 return first_line(error)
         return None
 
-    return those_that_hold(list(attentions(module)), objection)[0]
+    return those_that_hold(named, objection)[0]
 
 
 def _head_width(network: nn.Module, attention: Attention) -> int:

@@ -125,11 +125,9 @@ def _bundle_of(folder: Path, artifacts: tuple[Artifact, ...]) -> Path | None:
     """The bundle that ``folder`` is, or that a build ended with there, if it holds what lies there now."""
     if (folder / MANIFEST).exists():
         return folder
-    inner = folder / "bundle"
-    if not (inner / MANIFEST).exists():
-        return None
     here = {each.sha256 for each in (*artifacts, *ArtifactList.load(folder / "artifacts.json").reference)}
-    return inner if all(each.sha256 in here for each in read_manifest(inner).artifacts if not each.rung) else None
+    plain = [each for each in bundled(folder) if not each.rung]
+    return folder / "bundle" if plain and all(each.sha256 in here for each in plain) else None
 
 
 def _require_there(path: Path) -> None:

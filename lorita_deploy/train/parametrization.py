@@ -122,12 +122,11 @@ class Composition(nn.Module):
         wide = q[:, None].pow(1 - self.depth) * (U.mT @ matrices)
         outer, between = U * q, torch.diag(q)
         if _squares_on_the_left(weight):
-            wide, squares = wide.reshape(-1, *weight.shape[1:]), [outer, *[between] * (self.depth - 2)]
+            wide = wide.reshape(-1, *weight.shape[1:])
+            squares = [outer, *[between] * (self.depth - 2)]
         else:
-            wide, squares = (
-                wide.T.contiguous().view(len(weight), -1, *weight.shape[2:]),
-                [*[between] * (self.depth - 2), outer.T],
-            )
+            wide = wide.T.contiguous().view(len(weight), -1, *weight.shape[2:])
+            squares = [*[between] * (self.depth - 2), outer.T]
         if _is_channels_last(weight):
             wide = wide.contiguous(memory_format=torch.channels_last)
         return wide.to(weight.dtype).clone(), *(square.to(weight.dtype, copy=True).contiguous() for square in squares)
