@@ -175,7 +175,7 @@ def _fading(share: float) -> str:
     """Ranks count singular values above 1/1000 of the largest, so that is how far unused ones have to fade."""
     if share <= 1e-3:
         return "decay can fade them to less than 1/1000: ranks can fall"
-    return f"decay fades them to {100 * share:.2g} % only: ranks stay high; give more decay, rate or epochs"
+    return f"decay fades them to {100 * share:.1f} % only: ranks stay high; give more decay, rate or epochs"
 
 
 def _duration(seconds: float) -> str:
