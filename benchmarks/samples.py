@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,7 +57,7 @@ def run(
     options = {
         "model": given.model,
         "data": given.data,
-        "recipe": given.recipe,
+        "recipe": given.recipe if depth > 1 else str(steady(given)),
         "epochs": epochs or given.epochs,
         "compile": given.compile,
     }
@@ -70,6 +71,7 @@ def run(
         "model": given.model,
         "dataset": given.dataset,
         "depth": depth,
+        "course": course(record),
         "decay": record.recipe.weight_decay,
         "seed": seed,
         "epochs": len(record.epochs),
@@ -83,6 +85,25 @@ def run(
     rows = keep(HERE / "samples.json", name, row)
     (HERE / "samples.md").write_text(document(rows))
     return folder, record
+
+
+def steady(given: argparse.Namespace) -> Path:
+    """The recipe without its phases, which are about factors: twins have none. A file in the folder of the runs."""
+    from lorita_deploy.ports import find_model
+
+    recipe = find_model(given.model).recipe_called(given.recipe)
+    path = Path(given.folder) / f"{given.model}-twin.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = recipe.model_dump(mode="json", exclude={"phases", "depth", "seed"}).items()
+    lines = [f"{name} = {json.dumps(value)}" for name, value in held if value is not None]
+    path.write_text("\n".join([*lines, *(["clip_norm = false"] if recipe.clip_norm is None else [])]) + "\n")
+    return path
+
+
+def course(record: TrainRecord) -> str:
+    """N, epoch after epoch: "3, then 2"."""
+    depths = [record.recipe.depth_at(each.epoch) for each in record.epochs]
+    return ", then ".join(str(n) for n, _ in itertools.groupby(depths))
 
 
 def best_validation(record: TrainRecord) -> float:
@@ -166,7 +187,8 @@ def ship(given: argparse.Namespace, folder: Path) -> None:
 def document(rows: Mapping[str, dict[str, Any]]) -> str:
     lines = heading("Trained networks and their twins", "samples.py", max(row["load"] for row in rows.values()))
     lines += [
-        "Right answers in per cent; rank: share of the singular values above 1/1000 of the largest, mean over layers.",
+        "Right answers in per cent; weight decay: that of the first epoch; rank: share of the singular values above 1/1000 of the "
+        "largest, mean over layers.",
         "",
     ]
     columns = (
@@ -184,7 +206,7 @@ def document(rows: Mapping[str, dict[str, Any]]) -> str:
     )
     cells = [
         (
-            *(row["model"], row["dataset"], row["depth"], f"{row['decay']:g}", row["seed"], row["epochs"]),
+            *(row["model"], row["dataset"], row.get("course", row["depth"]), f"{row['decay']:g}", row["seed"], row["epochs"]),
             *(f"{100 * row['validation']:.2f}", f"{100 * row['test']:.2f}", row["images"], f"{row['rank']:.2f}", row["device"]),
         )
         for _, row in sorted(rows.items())

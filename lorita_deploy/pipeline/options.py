@@ -119,6 +119,8 @@ class BuildOptions(Part):
         """A recipe with what the user changed. Raises `LoritaDeployError` for changes that do not go together."""
         given = {name: value for name in CHANGES if (value := getattr(self, name)) is not None}
         recipe = default.lasting(self.epochs) if self.epochs else default
+        recipe = recipe.with_factors(self.depth) if self.depth else recipe
+        recipe = recipe if self.weight_decay is None else recipe.with_weight_decay(self.weight_decay)
         recipe = recipe.model_copy(update={**given, "seed": self.seed})
         try:
             return Recipe.model_validate_json(recipe.model_dump_json())

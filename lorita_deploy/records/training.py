@@ -105,6 +105,25 @@ class Recipe(Part):
         phases = tuple(p.model_copy(update={"start": start}) for p, start in zip(self.phases, starts, strict=True))
         return self.model_copy(update={"epochs": epochs, "phases": phases})
 
+    def with_factors(self, depth: int) -> Recipe:
+        """The same course with N = ``depth``, of which phases never make more; where it is 1 there is nothing to trim."""
+
+        def bounded(phase: Phase) -> Phase:
+            fewer = None if phase.depth is None else min(phase.depth, depth)
+            return phase.model_copy(update={"depth": fewer, "trim": phase.trim if depth > 1 else None})
+
+        return self.model_copy(update={"depth": depth, "phases": tuple(map(bounded, self.phases))})
+
+    def with_weight_decay(self, decay: float) -> Recipe:
+        """The same course with ``decay`` at the beginning; that of phases changes in proportion, if there was any to begin with."""
+
+        def scaled(phase: Phase) -> Phase:
+            if phase.weight_decay is None or not self.weight_decay:
+                return phase
+            return phase.model_copy(update={"weight_decay": phase.weight_decay * decay / self.weight_decay})
+
+        return self.model_copy(update={"weight_decay": decay, "phases": tuple(map(scaled, self.phases))})
+
     def depth_at(self, epoch: int) -> int:
         """N in ``epoch``, phases considered."""
         return next((p.depth for p in reversed(self.phases) if p.start <= epoch and p.depth is not None), self.depth)

@@ -63,6 +63,26 @@ def test_phases_move_with_the_epochs():
         make_options(model="vgg16", epochs=1).recipe_from(default)
 
 
+def test_phases_never_have_more_factors_than_were_asked_for():
+    phases = (Phase(start=5, trim=1e-2), Phase(start=10, depth=2, trim=1e-2), Phase(start=15, depth=1))
+    default = Recipe(epochs=20, batch_size=64, lr=0.1, weight_decay=1e-3, phases=phases)
+    for depth, expected in ((4, [4, 2, 1]), (2, [2, 2, 1]), (1, [1, 1, 1])):
+        changed = make_options(model="vgg16", depth=depth).recipe_from(default)
+        assert [changed.depth_at(epoch) for epoch in (1, 10, 15)] == expected
+        assert [phase.trim for phase in changed.phases[:2]] == ([None] * 2 if depth == 1 else [1e-2] * 2)
+
+
+def test_the_decay_of_phases_changes_in_proportion():
+    phases = (Phase(start=5, weight_decay=2e-4), Phase(start=10, weight_decay=0.0), Phase(start=15, depth=2))
+    default = Recipe(epochs=20, batch_size=64, lr=0.1, weight_decay=1e-3, phases=phases)
+    for decay, expected in ((2e-3, [2e-3, 4e-4, 0.0, 0.0]), (0.0, [0.0] * 4)):
+        changed = make_options(model="vgg16", weight_decay=decay).recipe_from(default)
+        assert [changed.weight_decay_at(epoch) for epoch in (1, 5, 10, 15)] == pytest.approx(expected)
+    rising = default.model_copy(update={"weight_decay": 0.0})
+    changed = make_options(model="vgg16", weight_decay=1e-3).recipe_from(rising)
+    assert [changed.weight_decay_at(epoch) for epoch in (1, 5, 10)] == [1e-3, 2e-4, 0.0]
+
+
 def test_config_file(tmp_path):
     path = tmp_path / "build.toml"
     path.write_text('target = "jetson"\nmax-drop = 1.0\nepochs = 3\n')
