@@ -187,8 +187,8 @@ def ship(given: argparse.Namespace, folder: Path) -> None:
 def document(rows: Mapping[str, dict[str, Any]]) -> str:
     lines = heading("Trained networks and their twins", "samples.py", max(row["load"] for row in rows.values()))
     lines += [
-        "Right answers in per cent; weight decay: that of the first epoch; rank: share of the singular values above 1/1000 of the "
-        "largest, mean over layers.",
+        "Right answers in per cent; weight decay: that of the first epoch; rank: share of the singular values above 1/1000 of "
+        "the largest, mean over layers.",
         "",
     ]
     columns = (

@@ -115,7 +115,7 @@ class Recipe(Part):
         return self.model_copy(update={"depth": depth, "phases": tuple(map(bounded, self.phases))})
 
     def with_weight_decay(self, decay: float) -> Recipe:
-        """The same course with ``decay`` at the beginning; that of phases changes in proportion, if there was any to begin with."""
+        """The same course with ``decay`` at the beginning; that of phases changes in proportion, where there was any before."""
 
         def scaled(phase: Phase) -> Phase:
             if phase.weight_decay is None or not self.weight_decay:
