@@ -83,6 +83,7 @@ from .timing import (
     VerifiedArtifact as VerifiedArtifact,
 )
 from .training import (
+    Augmentation as Augmentation,
     DataSummary as DataSummary,
     EpochRecord as EpochRecord,
     LeftAlone as LeftAlone,

@@ -32,6 +32,10 @@ class DataSummary(Document):
     """Over pixels, labels and split of every image."""
 
 
+Augmentation = Literal["flip", "crop", "zoom", "erase"]
+"""Random changes of training images (lorita_deploy/train/augment.py)."""
+
+
 class Phase(Part):
     """What changes in the course of a training, from the beginning of epoch ``start`` on (the first epoch is 1)."""
 
@@ -62,7 +66,8 @@ class Recipe(Part):
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Gradients longer than this (over all parameters together) are cut to it: a product of factors is steep."""
-    augment: tuple[Literal["flip", "crop"], ...] = ()
+    augment: tuple[Augmentation, ...] = ()
+    """In this order; those that do not suit the data are left out."""
     depth: int = Field(default=3, ge=1)
     """N of LoRITa: how many factors each weight is the product of."""
     phases: tuple[Phase, ...] = ()

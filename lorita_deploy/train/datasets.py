@@ -24,10 +24,14 @@ import torch
 from torch import Tensor
 
 from ..errors import BadData, UnknownName
+from ..records import Augmentation
 from .images import SUFFIXES, ImageFiles, Shape, decode, evenly_spaced, find_images, fit
-from .splits import VALIDATION_SHARE, Augmentation, Dataset, ImageBatches, Split, carve, describe
+from .splits import VALIDATION_SHARE, Dataset, ImageBatches, Split, carve, describe
 
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+ON_DIGITS: tuple[Augmentation, ...] = ("crop",)
+ON_PHOTOS: tuple[Augmentation, ...] = ("flip", "crop", "zoom", "erase")
+"""What may be changed in training without making another thing of what is to be seen."""
 KNOWN = ("digits", *TORCHVISION, "folder:PATH")
 
 CACHE = Path("~", ".cache", "lorita-deploy", "data")
@@ -102,7 +106,7 @@ def _digits(shape: Shape, seed: int) -> Dataset:
     rest, test = carve(everything, 0.2, seed)
     train, validation = carve(rest, 0.15 / 0.8, seed)
     splits = {"train": train, "validation": validation, "test": test}
-    return describe("digits", "scikit-learn load_digits", tuple("0123456789"), shape, splits, ("crop",))
+    return describe("digits", "scikit-learn load_digits", tuple("0123456789"), shape, splits, ON_DIGITS)
 
 
 def _torchvision(name: str, shape: Shape, seed: int, root: Path | str | None) -> Dataset:
@@ -110,7 +114,7 @@ def _torchvision(name: str, shape: Shape, seed: int, root: Path | str | None) ->
 
     place = Path(root or os.environ.get("LORITA_DATA") or CACHE).expanduser()
     loader = getattr(torchvision.datasets, TORCHVISION[name])
-    augment: tuple[Augmentation, ...] = ("crop",) if name == "mnist" else ("flip", "crop")
+    augment: tuple[Augmentation, ...] = ON_DIGITS if name == "mnist" else ON_PHOTOS
     try:
         parts = [loader(place, train=train, download=False) for train in (True, False)]
     except (RuntimeError, OSError):
@@ -176,7 +180,7 @@ def _pixels(data: Any) -> Tensor:
 
 
 def _folder(
-    path: Path, shape: Shape, seed: int, *, name: str | None = None, augment: tuple[Augmentation, ...] = ("flip", "crop")
+    path: Path, shape: Shape, seed: int, *, name: str | None = None, augment: tuple[Augmentation, ...] = ON_PHOTOS
 ) -> Dataset:
     if not path.is_dir():
         raise BadData("there is no such folder", where=path, fix="check the path behind folder:")

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from ..errors import BadData
-from ..records import DataSummary
+from ..records import Augmentation, DataSummary
 from .images import CHUNK, ImageFiles, Images, Shape, evenly_spaced, normalise
 
 SplitName = Literal["train", "validation", "test"]
-Augmentation = Literal["flip", "crop"]
 
 LOOKED_AT = 100_000
 """Of a larger split only so many images give the mean and the digest: folders that stream from disk are not read twice."""

@@ -16,7 +16,6 @@ from torch import nn
 from lorita_deploy.errors import BadData, OutOfResource
 from lorita_deploy.records import Recipe
 from lorita_deploy.train import datasets, images, splits
-from lorita_deploy.train.augment import augment
 from lorita_deploy.train.composition import factorize
 from lorita_deploy.train.datasets import load_dataset
 from lorita_deploy.train.epoch import Epochs, Network, ahead
@@ -83,15 +82,6 @@ def test_what_is_compiled_is_what_is_trained(digits: Dataset, monkeypatch: pytes
     assert graphs == [25]
     next(every.walk(1, network))
     assert graphs == [25]
-
-
-def test_a_part_of_a_batch_changes_as_it_does_in_the_batch() -> None:
-    images = torch.randint(256, (10, 1, 16, 16), dtype=torch.uint8)
-    whole = augment(images, ("flip", "crop"), torch.Generator().manual_seed(3))
-    for rank in range(3):
-        part = slice(rank, None, 3)
-        found = augment(images[part], ("flip", "crop"), torch.Generator().manual_seed(3), of=10, part=part)
-        assert torch.equal(found, whole[part])
 
 
 # ---------------------------------------------------------------------------------------------- folders larger than memory

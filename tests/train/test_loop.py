@@ -15,7 +15,6 @@ from lorita_deploy.errors import BadCheckpoint, BadData, TrainingDiverged, Train
 from lorita_deploy.networks import read_weights, weights_digest
 from lorita_deploy.records import Accuracy, EpochRecord, Recipe
 from lorita_deploy.train import checkpoint
-from lorita_deploy.train.augment import augment
 from lorita_deploy.train.checkpoint import BEST, LAST
 from lorita_deploy.train.composition import factored_layers
 from lorita_deploy.train.datasets import load_dataset
@@ -275,25 +274,3 @@ def test_unknown_devices(digits: Dataset, tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(UnknownName, match="no CUDA device"):
             run(digits, tmp_path, device="cuda")
-
-
-# ---------------------------------------------------------------------------------------------- pieces
-
-
-def test_augmentation_moves_and_mirrors_whole_images() -> None:
-    images = torch.zeros(400, 2, 16, 16, dtype=torch.uint8)
-    images[:, 0, 8, 5], images[:, 1, 8, 5] = 100, 200
-    mirrored = augment(images, ("flip",), torch.Generator().manual_seed(0))
-    columns = mirrored[:, 0].flatten(1).argmax(1) % 16
-    assert set(columns.tolist()) == {5, 10}
-    assert 150 < int((columns == 10).sum()) < 250
-    moved = augment(images, ("crop",), torch.Generator().manual_seed(0))
-    assert moved.shape == images.shape
-    place = moved[:, 0].flatten(1).argmax(1)
-    assert torch.equal(place, moved[:, 1].flatten(1).argmax(1))  # all channels alike
-    assert set((place // 16).tolist()) == set(range(6, 11))
-    assert set((place % 16).tolist()) == set(range(3, 8))
-    assert torch.equal(moved.flatten(1).sum(1), images.flatten(1).sum(1))
-    again = augment(images, ("crop",), torch.Generator().manual_seed(0))
-    assert torch.equal(moved, again)
-    assert augment(images, (), torch.Generator()) is images
