@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from samples import SHIPPED
-from setting import HERE, heading, keep, load, table
+from setting import HERE, here_and_now, keep, load, table
 
 DROPS = (0.5, 1.0)
 OBJECTIVES = ("macs", "latency")
@@ -48,6 +48,7 @@ def measure(given: argparse.Namespace, depth: int, name: str, drop: float, objec
     ratio = report["receipt"]["ratios"][0]
     return {
         "load": before,
+        "where": here_and_now(),
         "model": given.model,
         "dataset": given.dataset,
         "depth": depth,
@@ -63,8 +64,12 @@ def measure(given: argparse.Namespace, depth: int, name: str, drop: float, objec
 
 
 def document(rows: Mapping[str, dict[str, Any]]) -> str:
-    lines = heading("The paper's claims", "paper.py", max(row["load"] for row in rows.values()))
-    lines += ["Fewer: share of the dense network's that is gone. Test: right answers of the artifacts in per cent.", ""]
+    places = sorted({row["where"] for row in rows.values()})
+    lines = ["# The paper's claims", "", "`benchmarks/paper.py` in several runs:", ""]
+    for number, where in enumerate(places, 1):
+        highest = max(row["load"] for row in rows.values() if row["where"] == where)
+        lines.append(f"{number}. on {where}; load average before: {highest:.2f} at most.")
+    lines += ["", "Fewer: share of the dense network's that is gone. Test: right answers of the artifacts in per cent.", ""]
     columns = (
         "network",
         "data",
@@ -76,6 +81,7 @@ def document(rows: Mapping[str, dict[str, Any]]) -> str:
         "test",
         "faster",
         "95 % interval",
+        "run",
     )
     cells = [
         (
@@ -84,6 +90,7 @@ def document(rows: Mapping[str, dict[str, Any]]) -> str:
             f"{100 * row['test'][0]:.2f} -> {100 * row['test'][1]:.2f}",
             f"{row['speedup']:.2f}",
             f"{row['interval'][0]:.2f}-{row['interval'][1]:.2f}",
+            places.index(row["where"]) + 1,
         )
         for _, row in sorted(rows.items())
     ]

@@ -14,8 +14,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 
 
-def heading(title: str, script: str, load: float) -> list[str]:
-    """The first lines of a recorded result: what was run where."""
+def here_and_now() -> str:
+    """Day, machine and versions."""
     import onnxruntime
     import torch
 
@@ -23,15 +23,16 @@ def heading(title: str, script: str, load: float) -> list[str]:
     from lorita_deploy.targets import this_host
 
     host = this_host()
-    return [
-        f"# {title}",
-        "",
-        f"`benchmarks/{script}` on {time.strftime('%Y-%m-%d')}: {host.machine}, {host.cores} cores, "
+    return (
+        f"{time.strftime('%Y-%m-%d')}: {host.machine}, {host.cores} cores, "
         f"{host.memory_bytes / 1e9:.0f} GB, {platform.platform()}; Python {platform.python_version()}, "
-        f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, lorita-deploy {lorita_deploy.__version__}; "
-        f"load average before: {load:.2f}.",
-        "",
-    ]
+        f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, lorita-deploy {lorita_deploy.__version__}"
+    )
+
+
+def heading(title: str, script: str, load: float) -> list[str]:
+    """The first lines of a recorded result: what was run where."""
+    return [f"# {title}", "", f"`benchmarks/{script}` on {here_and_now()}; load average before: {load:.2f}.", ""]
 
 
 def load() -> float:
