@@ -26,8 +26,8 @@ def augment(
     """uint8 (N, C, H, W) -> same shape, after all ``changes`` in their order.
 
     ``flip`` mirrors an image with probability 1/2; ``crop`` shifts it by up to an eighth of its size, black beyond the edge;
-    ``zoom`` cuts out a rectangle of between a quarter of the area and all of it and enlarges it to the whole; ``erase`` blackens
-    a square of half the size, which may reach beyond the edge (Cutout, arXiv 1708.04552).
+    ``zoom`` cuts out a rectangle of between a quarter of the area and all of it and enlarges it to the whole; ``erase`` makes a
+    square of half the size black, which may reach beyond the edge (Cutout, arXiv 1708.04552).
     ``images`` may be the ``part`` of a batch ``of`` so many: they change as they do in the whole batch.
     """
     count = len(images) if of is None else of
