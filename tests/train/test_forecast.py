@@ -38,7 +38,9 @@ def test_a_dry_run_says_whether_the_decay_suffices_for_low_ranks() -> None:
     given = ("train", "-m", "fcn", "--dry-run", "--epochs", 2, "--batch-size", 64)
     weak = TrainingForecast.parse(invoke(*given, "--weight-decay", 1e-4, "--json"), where="stdout")
     assert 0.9 < weak.fading < 1
-    assert re.search(r"decay fades them to 9\d\.\d % only: ranks stay high", invoke(*given, "--weight-decay", 1e-4))
+    assert re.search(
+        r"decay fades them to 9\d\.\d % only: ranks stay high; give more decay", invoke(*given, "--weight-decay", 1e-4)
+    )
     assert "ranks can fall" in invoke(*given, "--weight-decay", 0.5)
 
 
