@@ -18,17 +18,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from samples import SHIPPED, run_name
+from samples import RECIPE, SHIPPED, run_name
 from setting import HERE, here_and_now, keep, load, table
 
 DROPS = (0.5, 1.0)
 OBJECTIVES = ("macs", "latency")
 
 
-def best_run(rows: Mapping[str, dict[str, Any]], model: str, depth: int) -> str | None:
-    """The run of the recipe as it stands. Where there is none (of twins, several weight decays were tried), that of seed 0 with
+def best_run(rows: Mapping[str, dict[str, Any]], model: str, depth: int, recipe: str) -> str | None:
+    """The run of the recipe. Where there is none (of twins, several weight decays were tried), that of seed 0 with
     most right validation images, of the longest."""
-    if (usual := run_name(model, depth, None, 0, None)) in rows:
+    if (usual := run_name(model, depth, None, 0, recipe=recipe)) in rows:
         return usual
     alike = {name: row for name, row in rows.items() if (row["model"], row["depth"], row["seed"]) == (model, depth, 0)}
     most = max((row["epochs"] for row in alike.values()), default=0)
@@ -106,13 +106,14 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder:DIR, or a data set's name")
     parser.add_argument("--dataset", required=True, help="what the data are called in the table")
     parser.add_argument("--folder", required=True, help="where the runs are")
+    parser.add_argument("--recipe", default=RECIPE)
     parser.add_argument("--depths", type=int, nargs="+", default=[1, 2, 3], help="which N")
     parser.add_argument("--objectives", nargs="+", default=OBJECTIVES, choices=OBJECTIVES)
     parser.add_argument("--drops", type=float, nargs="+", default=DROPS, help="points of validation accuracy")
     given = parser.parse_args()
     trained: dict[str, dict[str, Any]] = json.loads((HERE / "samples.json").read_text())
     for depth in given.depths:
-        name = best_run(trained, given.model, depth)
+        name = best_run(trained, given.model, depth, given.recipe)
         for objective, drop in ((each, drop) for each in given.objectives for drop in given.drops):
             if name is None:
                 continue

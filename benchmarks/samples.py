@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     from lorita_deploy.records import TrainRecord
 
 SAME_LOGITS = 1e-3
+RECIPE = "sample"
+"""Of the model's recipes, that of the networks that ship."""
 SHIPPED = 3
 """N of the networks that ship."""
 LARGEST_MB = 10.0
@@ -37,9 +38,9 @@ DECAYS, STEP, FURTHEST = (0.25, 1.0, 4.0), 4.0, (1 / 64, 64.0)
 factor, up to here."""
 
 
-def run_name(model: str, depth: int, decay: float | None, seed: int, epochs: int | None) -> str:
-    name = f"{model}-n{depth}" + (f"-decay{decay:g}" if decay else "") + f"-seed{seed}"
-    return name + (f"-epochs{epochs}" if epochs else "")
+def run_name(model: str, depth: int, decay: float | None, seed: int, epochs: int | None = None, recipe: str = RECIPE) -> str:
+    name = f"{model}-n{depth}" + (f"-{recipe}" if recipe != RECIPE else "") + (f"-decay{decay:g}" if decay else "")
+    return f"{name}-seed{seed}" + (f"-epochs{epochs}" if epochs else "")
 
 
 def run(
@@ -52,7 +53,7 @@ def run(
     from lorita_deploy.records import TrainRecord
     from lorita_deploy.targets import this_host
 
-    name = run_name(given.model, depth, decay, seed, epochs)
+    name = run_name(given.model, depth, decay, seed, epochs, given.recipe)
     folder = Path(given.folder) / name
     options = {
         "model": given.model,
@@ -60,6 +61,7 @@ def run(
         "recipe": given.recipe if depth > 1 else str(steady(given)),
         "epochs": epochs or given.epochs,
         "compile": given.compile,
+        "checkpoint": given.init_from and str(Path(given.folder) / given.init_from / "collapsed.safetensors"),
     }
     asked = make_options(**options, depth=depth, weight_decay=decay, seed=seed, out=str(folder))
     build(asked, until="collapse")
@@ -71,7 +73,8 @@ def run(
         "model": given.model,
         "dataset": given.dataset,
         "depth": depth,
-        "course": course(record),
+        "course": record.recipe.course,
+        "start": given.init_from,
         "decay": record.recipe.weight_decay,
         "seed": seed,
         "epochs": len(record.epochs),
@@ -100,12 +103,6 @@ def steady(given: argparse.Namespace) -> Path:
     return path
 
 
-def course(record: TrainRecord) -> str:
-    """N, epoch after epoch: "3, then 2"."""
-    depths = [record.recipe.depth_at(each.epoch) for each in record.epochs]
-    return ", then ".join(str(n) for n, _ in itertools.groupby(depths))
-
-
 def best_validation(record: TrainRecord) -> float:
     return record.epochs[record.best_epoch - 1].validation.value
 
@@ -120,7 +117,9 @@ def twins(given: argparse.Namespace) -> None:
 
     def right(share: float) -> float:
         decay = share * usual
-        row = recorded.get(run_name(given.model, 1, decay, 0, given.search_epochs)) if given.search_epochs else None
+        row = (
+            recorded.get(run_name(given.model, 1, decay, 0, given.search_epochs, given.recipe)) if given.search_epochs else None
+        )
         return float(row["validation"]) if row else best_validation(run(given, 1, decay, 0, given.search_epochs)[1])
 
     found = {share: right(share) for share in DECAYS}
@@ -188,15 +187,15 @@ def document(rows: Mapping[str, dict[str, Any]]) -> str:
     lines = heading("Trained networks and their twins", "samples.py", max(row["load"] for row in rows.values()))
     lines += [
         "Right answers in per cent; weight decay: that of the first epoch; rank: share of the singular values above 1/1000 of "
-        "the largest, mean over layers.",
+        "the largest, mean over layers. A run that starts from another one goes on with its weights.",
         "",
     ]
     columns = (
-        "network",
+        "run",
         "data",
         "N",
         "weight decay",
-        "seed",
+        "starts from",
         "epochs",
         "validation",
         "test",
@@ -206,10 +205,11 @@ def document(rows: Mapping[str, dict[str, Any]]) -> str:
     )
     cells = [
         (
-            *(row["model"], row["dataset"], row.get("course", row["depth"]), f"{row['decay']:g}", row["seed"], row["epochs"]),
+            *(name, row["dataset"], row.get("course", row["depth"]), f"{row['decay']:g}"),
+            *(row.get("start") or "random", row["epochs"]),
             *(f"{100 * row['validation']:.2f}", f"{100 * row['test']:.2f}", row["images"], f"{row['rank']:.2f}", row["device"]),
         )
-        for _, row in sorted(rows.items())
+        for name, row in sorted(rows.items())
     ]
     return "\n".join(lines + table(columns, cells)) + "\n"
 
@@ -222,7 +222,8 @@ def main() -> None:
     parser.add_argument("--name", help="the data set's name for users of what ships, where --data is a folder")
     parser.add_argument("--folder", required=True, help="where runs are kept")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--recipe", default="sample")
+    parser.add_argument("--recipe", default=RECIPE)
+    parser.add_argument("--init-from", metavar="RUN", help="go on from another run of this model under RUNS")
     parser.add_argument("--depths", type=int, nargs="+", default=[SHIPPED, 2, 1], help="which N, in this order")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--search-epochs", type=int, help="to compare the twin's decays after; all where not given")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,12 @@ DEFAULT_MAX_DROP = 0.5
 
 CHANGES = ("depth", "epochs", "batch_size", "lr", "weight_decay", "accumulate", "narrow_gates", "per_head")
 """The options that change a recipe."""
+WHOLE_COURSE: dict[str, Callable[[Recipe, Any], Recipe]] = {
+    "epochs": Recipe.lasting,
+    "depth": Recipe.with_factors,
+    "weight_decay": Recipe.with_weight_decay,
+}
+"""Of these, the ones that change its phases too."""
 
 
 class BuildOptions(Part):
@@ -118,10 +125,11 @@ class BuildOptions(Part):
     def recipe_from(self, default: Recipe) -> Recipe:
         """A recipe with what the user changed. Raises `LoritaDeployError` for changes that do not go together."""
         given = {name: value for name in CHANGES if (value := getattr(self, name)) is not None}
-        recipe = default.lasting(self.epochs) if self.epochs else default
-        recipe = recipe.with_factors(self.depth) if self.depth else recipe
-        recipe = recipe if self.weight_decay is None else recipe.with_weight_decay(self.weight_decay)
-        recipe = recipe.model_copy(update={**given, "seed": self.seed})
+        recipe = default
+        for name, change in WHOLE_COURSE.items():
+            recipe = change(recipe, given[name]) if name in given else recipe
+        single = {name: value for name, value in given.items() if name not in WHOLE_COURSE}
+        recipe = recipe.model_copy(update={**single, "seed": self.seed})
         try:
             return Recipe.model_validate_json(recipe.model_dump_json())
         except pydantic.ValidationError as error:

@@ -36,9 +36,13 @@ def _train_key(build: Build) -> dict[str, Any]:
         "recipe": build.recipe.model_dump(),
         "input_size": build.input_size,
         "classes": build.classes,
-        "checkpoint": build.checkpoint and sha256_of(build.checkpoint),
-        **({"teacher": sha256_of(Path(build.options.teacher))} if build.options.teacher else {}),
+        "checkpoint": _digest(build.checkpoint),
+        **({"teacher": _digest(build.options.teacher)} if build.options.teacher else {}),
     }
+
+
+def _digest(given: str | Path | None) -> str | None:
+    return sha256_of(Path(given)) if given else None
 
 
 def _run_train(build: Build) -> str:
@@ -46,7 +50,8 @@ def _run_train(build: Build) -> str:
         return "skipped: the network is given"
     trained = fit(build)
     save_weights(trained.module, build.folder / "trained.safetensors")
-    trained.record.save(build.folder / "trained.json")
+    given = {"started_from": _digest(build.checkpoint), "teacher": _digest(build.options.teacher)}
+    trained.record.model_copy(update=given).save(build.folder / "trained.json")
     shutil.rmtree(_scratch(build), ignore_errors=True)
     best = trained.record.epochs[trained.record.best_epoch - 1].validation
     return f"{percent(best)}, best epoch {trained.record.best_epoch} of {len(trained.record.epochs)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from typing import Literal, Self
 
@@ -69,7 +70,7 @@ class Recipe(Part):
     augment: tuple[Augmentation, ...] = ()
     """In this order; those that do not suit the data are left out."""
     depth: int = Field(default=3, ge=1)
-    """N of LoRITa: how many factors each weight is the product of."""
+    """N of LoRITa: how many factors each weight is the product of, in the first epoch and until a phase changes it."""
     phases: tuple[Phase, ...] = ()
     """In ascending order of their starts."""
     narrow_gates: int = Field(default=0, ge=0)
@@ -110,14 +111,29 @@ class Recipe(Part):
         phases = tuple(p.model_copy(update={"start": start}) for p, start in zip(self.phases, starts, strict=True))
         return self.model_copy(update={"epochs": epochs, "phases": phases})
 
+    @property
+    def most_factors(self) -> int:
+        """The largest N of the course."""
+        return max(self.depth, *(phase.depth for phase in self.phases if phase.depth is not None), 1)
+
+    @property
+    def course(self) -> str:
+        """N, epoch after epoch: "3, then 2"."""
+        depths = map(self.depth_at, range(1, self.epochs + 1))
+        return ", then ".join(str(depth) for depth, _ in itertools.groupby(depths))
+
     def with_factors(self, depth: int) -> Recipe:
-        """The same course with N = ``depth``, of which phases never make more; where it is 1 there is nothing to trim."""
+        """The same course with at most N = ``depth``: where it had most factors there are so many, elsewhere no more than it
+        had; where no epoch has any there is nothing to trim."""
 
-        def bounded(phase: Phase) -> Phase:
-            fewer = None if phase.depth is None else min(phase.depth, depth)
-            return phase.model_copy(update={"depth": fewer, "trim": phase.trim if depth > 1 else None})
+        def bounded(factors: int) -> int:
+            return depth if factors == self.most_factors else min(factors, depth)
 
-        return self.model_copy(update={"depth": depth, "phases": tuple(map(bounded, self.phases))})
+        def changed(phase: Phase) -> Phase:
+            factors = None if phase.depth is None else bounded(phase.depth)
+            return phase.model_copy(update={"depth": factors, "trim": phase.trim if depth > 1 else None})
+
+        return self.model_copy(update={"depth": bounded(self.depth), "phases": tuple(map(changed, self.phases))})
 
     def with_weight_decay(self, decay: float) -> Recipe:
         """The same course with ``decay`` at the beginning; that of phases changes in proportion, where there was any before."""
@@ -174,6 +190,10 @@ class TrainRecord(Document):
     best_epoch: int
     """By the validation split."""
     weights_sha256: str
+    started_from: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
+    """SHA-256 of the file of weights that it began with; None: with random ones."""
+    teacher: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
+    """SHA-256 of the file of weights whose answers were learnt as well."""
 
 
 class TrainingForecast(Document):

@@ -154,7 +154,7 @@ def training(record: TrainRecord) -> Table:
         )
         for epoch in record.epochs
     ]
-    title = f"{record.model}, N = {record.recipe.depth}, {len(record.factored)} layers factored, on {record.device}"
+    title = f"{record.model}, N = {record.recipe.course}; {len(record.factored)} layers factored, on {record.device}"
     return Table(title, (">epoch", ">loss", "validation", ">rank kept", ">images/s"), tuple(rows), "* best by validation")
 
 

@@ -144,7 +144,8 @@ def find_device(name: str, accelerator: Accelerator) -> torch.device:
 
 
 def _warn(module: nn.Module, recipe: Recipe, dataset: Dataset) -> None:
-    if recipe.depth > 1 and recipe.weight_decay == 0:
+    factored = [epoch for epoch in range(1, recipe.epochs + 1) if recipe.depth_at(epoch) > 1]
+    if factored and not any(map(recipe.weight_decay_at, factored)):
         warnings.warn(
             "weight decay 0: LoRITa induces low rank by weight decay only, without it it does nothing",
             TrainingWarning,

@@ -72,6 +72,15 @@ def test_phases_never_have_more_factors_than_were_asked_for():
         assert [phase.trim for phase in changed.phases[:2]] == ([None] * 2 if depth == 1 else [1e-2] * 2)
 
 
+def test_factors_may_come_later():
+    grown = Recipe(epochs=9, batch_size=64, lr=0.1, weight_decay=1e-3, depth=1, phases=(Phase(start=4, depth=3, trim=1e-2),))
+    assert grown.most_factors == 3
+    for depth, course in ((None, "1, then 3"), (3, "1, then 3"), (2, "1, then 2"), (1, "1"), (4, "1, then 4")):
+        changed = make_options(model="fcn", depth=depth).recipe_from(grown)
+        assert changed.course == course
+        assert changed.phases[0].trim == (None if depth == 1 else 1e-2)
+
+
 def test_the_decay_of_phases_changes_in_proportion():
     phases = (Phase(start=5, weight_decay=2e-4), Phase(start=10, weight_decay=0.0), Phase(start=15, depth=2))
     default = Recipe(epochs=20, batch_size=64, lr=0.1, weight_decay=1e-3, phases=phases)

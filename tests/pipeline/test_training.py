@@ -14,6 +14,7 @@ from torch import nn
 from lorita_deploy.errors import BadCheckpoint, BadData, LoritaDeployError, UnknownName
 from lorita_deploy.networks import read_weights, save_weights
 from lorita_deploy.pipeline import Watch, build, forecast, make_options
+from lorita_deploy.pipeline.folder import sha256_of
 from lorita_deploy.ports import ModelSpec
 from lorita_deploy.records import Accuracy, CollapsedRecord, DataSummary, Recipe, SampleRecord, TrainRecord
 from lorita_deploy.train.composition import factored_layers, factorize
@@ -83,6 +84,8 @@ def test_a_training_may_start_from_a_network_in_balance_and_learn_from_it(dense:
     assert tuned == pytest.approx(before, abs=0.02)  # factored, it is still that network
     assert fresh < before - 0.2
     assert record(tmp_path / "tuned").recipe.depth == 2
+    assert record(tmp_path / "tuned").started_from == record(tmp_path / "tuned").teacher == sha256_of(dense)
+    assert record(tmp_path / "fresh").started_from is record(tmp_path / "fresh").teacher is None
     assert len(factored_layers(factorize(network(10, 8), 2))) == len(record(tmp_path / "tuned").factored) == 2
 
 
