@@ -114,7 +114,7 @@ class Recipe(Part):
     @property
     def most_factors(self) -> int:
         """The largest N of the course."""
-        return max(self.depth, *(phase.depth for phase in self.phases if phase.depth is not None), 1)
+        return max([self.depth, *(phase.depth for phase in self.phases if phase.depth is not None)])
 
     @property
     def course(self) -> str:
