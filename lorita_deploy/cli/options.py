@@ -59,7 +59,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "layer_times": "Use this price table (a prices.json measured on the target).",
         "trust_times": "Take --layer-times even from another host or runtime version.",
         "local_search": "Rounds in which predicted losses are put right by undoing each change of the plan, and solved again.",
-        "recover_epochs": "Epochs of distillation from the dense network after compressing.",
+        "recover_epochs": "Epochs of distillation from the dense network after compressing, with which plans keep --max-drop.",
         "require_speedup": "Exit with code 1 unless the shipped network is measured to be so many times faster.",
     },
     "Artifact": {
@@ -79,7 +79,6 @@ FAMILY = ("train", "plan", "compress", "export", "build")
 """Each runs the stages of the one before it, and some more."""
 FIRST_READ = {
     **dict.fromkeys((*SECTIONS["What to keep, what to gain"], *SECTIONS["Artifact"]), "plan"),
-    "recover_epochs": "compress",
     "simplify": "export",
     **dict.fromkeys(("rungs", "require_speedup"), "build"),
 }

@@ -24,6 +24,7 @@ def distill(
     optimizer: Literal["adamw", "sgd"] = "adamw",
     temperature: float = 2.0,
     freeze_batchnorm: bool = True,
+    bf16: bool = False,
     seed: int = 0,
 ) -> nn.Module:
     """Fine-tune ``student`` at fixed structure towards the outputs of ``teacher`` on ``batches`` of inputs.
@@ -31,7 +32,8 @@ def distill(
     The loss is temperature^2 * KL(teacher || student) of the softened class probabilities for logits (N, classes), the mean
     squared error for any other output. Dropout is off, there is no weight decay (the structure no longer needs it), the
     learning rate falls from ``lr`` to 0 as a half cosine, and gradients are clipped at norm 1. With ``freeze_batchnorm`` batch
-    norms keep their running statistics. Same seed, same batches, same result on one machine. Modes are restored.
+    norms keep their running statistics. ``bf16``: both networks compute in mixed precision. Same seed, same batches, same
+    result on one machine. Modes are restored.
 
     Raises `BadNetwork` when no parameter may be trained, `TrainingDiverged` when the loss is no longer a number.
     """
@@ -55,11 +57,14 @@ def distill(
         for _ in range(epochs):
             for batch in batches:
                 inputs = on_device_of(student, batch)
+                mixed = torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=bf16)
                 for group in stepper.param_groups:
                     group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
-                with torch.no_grad():
+                with mixed, torch.no_grad():
                     expected = teacher(*inputs)
-                loss = output_distance(student(*inputs), expected, temperature)
+                with mixed:
+                    outputs = student(*inputs)
+                loss = output_distance(outputs, expected, temperature)
                 if not torch.isfinite(loss):
                     raise TrainingDiverged(
                         f"the distillation loss is {loss.item()} at step {step}", where="recover", fix=f"lower lr (now {lr:g})"

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..compress.calibrate import calibrate
 from ..compress.feeding import on_device_of
-from ..compress.recover import distill
 from ..networks import save_weights, survey
-from ..records import Accuracy, CompressedRecord
+from ..records import CompressedRecord
 from .context import Build, Stage
 from .folder import sha256_of
 from .planning import given_plan, searched_plan
+from .recovery import recovered
 from .training import percent
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 
 # ---------------------------------------------------------------------------------------------- calibrate
@@ -66,6 +65,7 @@ def _plan_key(build: Build) -> dict[str, Any]:
         "calibration": sha256_of(build.folder / "calibration.safetensors"),
         "budget": build.budget.model_dump(),
         "local_search": options.local_search,
+        "recover": options.recover_epochs if build.budget.max_drop is not None else 0,
         "plan": options.plan and sha256_of(Path(options.plan)),
         "accuracy": [found.model_dump() for found in build.collapsed.accuracy],
     }
@@ -99,7 +99,11 @@ def _run_compress(build: Build) -> str:
     module = build.compressor.network(plan.changed(), plan.groups)
     found, truncated = build.task.evaluate(module), None
     if build.options.recover_epochs and plan.changed():
-        truncated, found = found, _recovered(build, module, found)
+        truncated = found
+        if (better := recovered(build, module, truncated)) is not None:
+            found = better
+        else:
+            build.watch.note("recovery cost right answers, so the network stays as it was before")
     module.eval()
     params, macs = _size(build, module)
     digest = save_weights(module, build.folder / "compressed.safetensors")
@@ -111,31 +115,10 @@ def _run_compress(build: Build) -> str:
     return f"{dense.params / params:.2f}x fewer parameters, {dense.macs / macs:.2f}x fewer MACs; {percent(found)}"
 
 
-def _recovered(build: Build, module: nn.Module, truncated: Accuracy) -> Accuracy:
-    """Distil ``module`` from the dense network; where that costs right answers, it stays as it was."""
-    before = {name: value.clone() for name, value in module.state_dict().items()}
-    distill(module, build.dense, _all_inputs(build), epochs=build.options.recover_epochs, seed=build.options.seed)
-    found = build.task.evaluate(module)
-    if found.value >= truncated.value:
-        return found
-    module.load_state_dict(before)
-    build.watch.note(f"recovery made it worse ({percent(found)}), so the network stays as it was before")
-    return truncated
-
-
 def _size(build: Build, module: nn.Module) -> tuple[int, int]:
     params = sum(parameter.numel() for parameter in module.parameters())
     macs = survey(module, on_device_of(module, build.task.examples)).macs
     return params, macs
-
-
-def _all_inputs(build: Build) -> Iterable[tuple[Tensor, ...]]:
-    """Inputs for distillation: the training images, mixed, where there are labels; the calibration images otherwise."""
-    if build.own_task is None and build.data_name is not None:
-        from .tasks import InputsOnly
-
-        return InputsOnly(build.dataset.batches("train", 64, seed=build.options.seed))
-    return build.task.calibration
 
 
 CALIBRATE = Stage("calibrate", lambda build: ("calibration.json", "calibration.safetensors"), _calibrate_key, _run_calibrate)

@@ -29,6 +29,7 @@ from .acceptance import judge
 from .exporting import export, export_dense
 from .folder import sha256_of
 from .races import kept_race
+from .recovery import recovered
 from .search import Search
 from .true_losses import true_loss, with_true_losses
 
@@ -68,7 +69,8 @@ class _Planning:
 
     def __init__(self, build: Build) -> None:
         self.build = build
-        self.accuracies: dict[Shape, Accuracy] = {}
+        self.accuracies: dict[tuple[Shape, bool], Accuracy] = {}
+        """Of a plan's network as it is cut, and after recovery."""
         self.races: dict[Shape, LatencyRatio] = {}
         self.offered = build.offered
         self.dense_us = build.prices.network_us
@@ -169,6 +171,7 @@ class _Planning:
             dense_accuracy=self.build.validation(),
             max_drop=budget.max_drop,
             objective=budget.objective,
+            recovered=self._judge_recovered if self.build.options.recover_epochs else None,
             progress=self.build.watch.progress,
         )
         solution = search.run()
@@ -179,10 +182,19 @@ class _Planning:
         return self.build.compressor.network(_changed(solution), solution.groups)
 
     def _judge(self, solution: Solution) -> Accuracy:
-        changed = _changed(solution)
-        if _shape(changed) not in self.accuracies:
-            self.accuracies[_shape(changed)] = accuracy_of(self.build, self._network(solution))
-        return self.accuracies[_shape(changed)]
+        return self._accuracy(solution, recover=False)
+
+    def _judge_recovered(self, solution: Solution) -> Accuracy:
+        return self._accuracy(solution, recover=True)
+
+    def _accuracy(self, solution: Solution, *, recover: bool) -> Accuracy:
+        key = _shape(_changed(solution)), recover
+        if key not in self.accuracies:
+            network = self._network(solution)
+            if recover:
+                recovered(self.build, network, self.build.task.evaluate(network))
+            self.accuracies[key] = accuracy_of(self.build, network)
+        return self.accuracies[key]
 
 
 def accuracy_of(build: Build, network: nn.Module) -> Accuracy:

@@ -17,6 +17,8 @@ from ..records import Accuracy, Candidate, PriceTable, Probe, WidthOffer
 MOST_PROBES = 9
 RESOLUTION = 1.01
 """Eight steps of bisection resolve a ten-fold speed-up to 1 %; the staircase of aligned ranks is coarser than that."""
+MOST_RECOVERIES = 5
+"""Each is a training. They resolve what lies beyond the plan that needs none, four-fold at most, to 5 %."""
 
 
 @dataclass
@@ -27,31 +29,46 @@ class Search:
     widths: tuple[WidthOffer, ...]
     prices: PriceTable
     judge: Callable[[Solution], Accuracy]
+    """Of a plan's network as it is cut."""
     dense_accuracy: Accuracy
     max_drop: float
     objective: Objective = "latency"
+    recovered: Callable[[Solution], Accuracy] | None = None
+    """Of a plan's network after recovery."""
     progress: Callable[[float, float, str], None] = lambda done, total, text: None
     probes: list[Probe] = field(default_factory=list)
 
     def run(self) -> Solution:
-        """Bisect on the cost (microseconds, or a count for other objectives). The dense network is always acceptable."""
+        """Bisect on the cost (microseconds, or a count for other objectives). The dense network is always acceptable.
+
+        Recovery is tried only on plans beyond the fastest that needs none.
+        """
         best = dense(self.candidates, self.prices, self.objective, self.widths)
         quickest = fastest(self.candidates, self.prices, self.objective, self.widths)
-        if self._accepts(quickest.cost, quickest):
+        if self._accepts(quickest.cost, quickest, self.judge):
             return quickest
-        low, high = quickest.cost, best.cost
-        while len(self.probes) < MOST_PROBES and high / low > RESOLUTION:
+        best = self._bisect(quickest.cost, best, self.judge, MOST_PROBES - 1)
+        return self._bisect(quickest.cost, best, self.recovered, MOST_RECOVERIES) if self.recovered else best
+
+    def _bisect(self, low: float, best: Solution, judge: Callable[[Solution], Accuracy], most: int) -> Solution:
+        """The fastest acceptable plan between the cost ``low`` and ``best``, after judging ``most`` plans."""
+        high = best.cost
+        for _ in range(most):
+            if high / low <= RESOLUTION:
+                break
             middle = math.sqrt(low * high)
             solution = solve(self.candidates, self.prices, budget_us=middle, objective=self.objective, widths=self.widths)
-            if self._accepts(middle, solution):
+            if self._accepts(middle, solution, judge):
                 best, high = solution, min(middle, solution.cost)
             else:
                 low = middle
         return best
 
-    def _accepts(self, budget: float, solution: Solution) -> bool:
-        self.progress(len(self.probes), MOST_PROBES, f"{self.prices.network_us / solution.predicted_us:.2f}x predicted")
-        found = self.judge(solution)
+    def _accepts(self, budget: float, solution: Solution, judge: Callable[[Solution], Accuracy]) -> bool:
+        again = judge is self.recovered
+        said = f"{self.prices.network_us / solution.predicted_us:.2f}x predicted" + (", recovering" if again else "")
+        self.progress(len(self.probes), MOST_PROBES + (MOST_RECOVERIES if self.recovered else 0), said)
+        found = judge(solution)
         accepted = found.value >= self.dense_accuracy.value - self.max_drop / 100 - 1e-12
         self.probes.append(
             Probe(
@@ -60,6 +77,7 @@ class Search:
                 predicted_loss=solution.predicted_loss,
                 accuracy=found,
                 accepted=accepted,
+                recovered=again,
             )
         )
         return accepted

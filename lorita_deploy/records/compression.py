@@ -168,6 +168,8 @@ class Probe(Part):
     predicted_loss: float
     accuracy: Accuracy
     accepted: bool
+    recovered: bool = False
+    """Judged after recovery by distillation."""
 
 
 class Prediction(Part):

@@ -50,6 +50,14 @@ def test_distillation_brings_the_outputs_back(trained, compressed, optimizer, fr
     assert unchanged is freeze
 
 
+def test_mixed_precision_distils_as_well_and_leaves_float32_weights(trained, compressed) -> None:
+    student = distill(copy.deepcopy(compressed), trained.module, trained.task.calibration, epochs=4, lr=2e-3, bf16=True)
+    assert kl(trained, student) < 0.25 * kl(trained, compressed)
+    assert all(parameter.dtype is torch.float32 for parameter in student.parameters())
+    plain = distill(copy.deepcopy(compressed), trained.module, trained.task.calibration, epochs=4, lr=2e-3)
+    assert any(not torch.equal(a, b) for a, b in zip(student.parameters(), plain.parameters(), strict=True))
+
+
 def test_the_same_seed_gives_the_same_network_and_the_callers_generator_is_left_alone(trained, compressed) -> None:
     batches = list(trained.task.calibration)[:4]
     torch.manual_seed(5)

@@ -76,10 +76,15 @@ def test_another_budget_runs_only_what_depends_on_it(built):
 LATER = (
     *(
         ("train", name, value)
-        for name, value in {"max_drop": 2.0, "narrow": False, "criterion": "svd", "local_search": 2}.items()
+        for name, value in {
+            "max_drop": 2.0,
+            "narrow": False,
+            "criterion": "svd",
+            "local_search": 2,
+            "recover_epochs": 1,
+        }.items()
     ),
     *(("train", name, value) for name, value in {"speedup": 1.1, "precision": "int8", "opset": 16, "batch": 4}.items()),
-    ("plan", "recover_epochs", 1),
     *(("compress", "simplify", False), ("export", "rungs", 2), ("export", "require_speedup", 1.1)),
 )
 
