@@ -103,7 +103,7 @@ def _run_compress(build: Build) -> str:
         if (better := recovered(build, module, truncated)) is not None:
             found = better
         else:
-            build.watch.note("recovery cost right answers, so the network stays as it was before")
+            build.watch.note("recovery did not help, so the network stays as it was before")
     module.eval()
     params, macs = _size(build, module)
     digest = save_weights(module, build.folder / "compressed.safetensors")

@@ -1,6 +1,7 @@
 """What recovery may do to a network: make it better, or leave it alone."""
 
 import itertools
+from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ import lorita_deploy as ld
 from lorita_deploy.networks import read_weights
 from lorita_deploy.pipeline import Watch, build
 from lorita_deploy.pipeline.options import make_options
+from lorita_deploy.pipeline.recovery import recovered
 from lorita_deploy.records import Accuracy, CollapsedRecord, CompressedRecord, Plan
 
 
@@ -47,7 +49,7 @@ def test_recovery_that_costs_right_answers_is_undone(tmp_path):
     worse, record, said = compress(2, -1)
     assert all(torch.equal(plain[name], worse[name]) for name in plain)
     assert record.accuracy[0] == record.truncated
-    assert "recovery cost right answers" in said
+    assert "recovery did not help" in said
 
 
 def test_with_recovery_the_budget_reaches_further(tmp_path):
@@ -75,3 +77,18 @@ def test_with_recovery_the_budget_reaches_further(tmp_path):
     dense = CollapsedRecord.load(tmp_path / "collapsed.json").accuracy[0]
     assert record.accuracy[0].value >= dense.value - 0.005
     assert record.truncated.value < dense.value - 0.005, "without recovery it would not have been chosen"
+
+
+def test_a_distillation_that_diverges_leaves_the_network_alone():
+    """While plans are searched, it says that this one is nothing, not that the build is over."""
+    dense, module = nn.Linear(8, 4), nn.Linear(8, 4)
+    nn.init.constant_(dense.weight, float("nan"))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    notes, found = Notes(), Accuracy(metric="score", split="validation", correct=0.5, total=1)
+    task = ld.Task(examples=(torch.randn(1, 8),), calibration=[(torch.randn(16, 8),)], evaluate=lambda network: found)
+    asked = SimpleNamespace(
+        options=make_options(model="own", recover_epochs=1), own_task=task, task=task, dense=dense, device="cpu", watch=notes
+    )
+    assert recovered(asked, module, found) is None
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert "distillation loss is nan" in notes.said[0]
