@@ -59,7 +59,8 @@ SECTIONS: dict[str, dict[str, str]] = {
         "layer_times": "Use this price table (a prices.json measured on the target).",
         "trust_times": "Take --layer-times even from another host or runtime version.",
         "local_search": "Rounds in which predicted losses are put right by undoing each change of the plan, and solved again.",
-        "recover_epochs": "Epochs of distillation from the dense network after compressing, with which plans keep --max-drop.",
+        "recover_epochs": "Epochs of distillation from the dense network after compressing; with --max-drop up to five "
+        "plans that need it are tried.",
         "require_speedup": "Exit with code 1 unless the shipped network is measured to be so many times faster.",
     },
     "Artifact": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sized
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadNetwork, TrainingDiverged
@@ -26,6 +26,7 @@ def distill(
     freeze_batchnorm: bool = True,
     bf16: bool = False,
     seed: int = 0,
+    progress: Callable[[int, int], None] = lambda step, steps: None,
 ) -> nn.Module:
     """Fine-tune ``student`` at fixed structure towards the outputs of ``teacher`` on ``batches`` of inputs.
 
@@ -47,7 +48,7 @@ def distill(
         stepper: torch.optim.Optimizer = torch.optim.AdamW(parameters, lr, weight_decay=0.0)
     else:
         stepper = torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True)
-    steps = epochs * max(1, sum(1 for _ in batches))
+    steps = epochs * max(1, len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches))
     with torch.random.fork_rng(), evaluating(student), evaluating(teacher):
         torch.manual_seed(seed)
         for part in student.modules():
@@ -74,6 +75,7 @@ def distill(
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
                 stepper.step()
                 step += 1
+                progress(step, steps)
     for parameter in parameters:
         parameter.grad = None
     return student

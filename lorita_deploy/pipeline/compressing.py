@@ -14,7 +14,7 @@ from ..records import CompressedRecord
 from .context import Build, Stage
 from .folder import sha256_of
 from .planning import given_plan, searched_plan
-from .recovery import recovered
+from .recovery import let_go_of_others, recover
 from .training import percent
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _plan_key(build: Build) -> dict[str, Any]:
         "calibration": sha256_of(build.folder / "calibration.safetensors"),
         "budget": build.budget.model_dump(),
         "local_search": options.local_search,
-        "recover": options.recover_epochs if build.budget.max_drop is not None else 0,
+        "recover": None if options.plan else (options.recover_epochs, options.seed),
         "plan": options.plan and sha256_of(Path(options.plan)),
         "accuracy": [found.model_dump() for found in build.collapsed.accuracy],
     }
@@ -100,10 +100,11 @@ def _run_compress(build: Build) -> str:
     found, truncated = build.task.evaluate(module), None
     if build.options.recover_epochs and plan.changed():
         truncated = found
-        if (better := recovered(build, module, truncated)) is not None:
-            found = better
-        else:
-            build.watch.note("recovery did not help, so the network stays as it was before")
+        recover(build, module, plan.changed())
+        let_go_of_others(build, plan.changed())
+        found = build.task.evaluate(module)
+        if found.value <= truncated.value:
+            build.watch.note("recovery won no right answers back")
     module.eval()
     params, macs = _size(build, module)
     digest = save_weights(module, build.folder / "compressed.safetensors")

@@ -24,6 +24,8 @@ from ..records import StageRecord
 
 RACES = "races"
 """Where the receipts of races are kept."""
+RECOVERED = "recovered"
+"""Where the weights of recovered networks are."""
 
 
 class BuildFolder:
@@ -120,9 +122,9 @@ class BuildFolder:
         return kept
 
     def forget(self, names: Iterable[str]) -> None:
-        """Start over: the stages' records go, and half-done trainings and the receipts of races with them."""
+        """Start over: the stages' records go, and with them half-done trainings, recovered networks and receipts of races."""
         self.unfinish(names)
-        for folder in ("training", RACES):
+        for folder in ("training", RACES, RECOVERED):
             shutil.rmtree(self.path / folder, ignore_errors=True)
 
     def unfinish(self, names: Iterable[str]) -> None:

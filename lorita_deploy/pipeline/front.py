@@ -8,6 +8,7 @@ from ..report.front import markdown, picture
 from .build import run_stages
 from .context import Build, Watch
 from .options import BuildOptions
+from .recovery import planned_network
 
 POINTS = 10
 """Plans on the way from the fastest to dense, evenly spread over the logarithm of the time."""
@@ -48,6 +49,7 @@ def _swept(build: Build) -> ParetoFront:
         target=build.target.name,
         provenance=prices.provenance,
         objective=objective,
+        recover_epochs=build.options.recover_epochs,
         dense_us=prices.network_us,
         dense=build.validation(),
         points=tuple(points),
@@ -56,11 +58,10 @@ def _swept(build: Build) -> ParetoFront:
 
 def _judged(build: Build, solution: Solution) -> FrontPoint:
     changed = tuple(choice for choice in solution.choices if choice.form != "dense")
-    network = build.compressor.network(changed, solution.groups)
     return FrontPoint(
         predicted_us=solution.predicted_us,
         predicted_loss=solution.predicted_loss,
-        accuracy=build.task.evaluate(network),
+        accuracy=build.task.evaluate(planned_network(build, changed, solution.groups)),
         best=False,
         groups=tuple(group for group in solution.groups if group.kept < group.width),
         choices=changed,

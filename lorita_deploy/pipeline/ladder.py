@@ -2,8 +2,8 @@
 
 Rung 0 is the plan's own network. The others come from the same candidates and prices, with budgets that divide the way from
 the dense network to the fastest plan that loses at most `MOST_LOST` points evenly (on a logarithmic scale); they are numbered
-from the slowest, which by prediction is the most accurate, to the fastest. None is trained again. Every rung is exported,
-verified and judged like the rest; what a board makes of them is its runner's business (``run.py --deadline``).
+from the slowest, which by prediction is the most accurate, to the fastest. None is trained again, but for recovery. Every rung
+is exported, verified and judged like the rest; what a board makes of them is its runner's business (``run.py --deadline``).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ..records import Accuracy, Artifact, Candidate, Choice, Precision, PriceTab
 from .acceptance import as_module
 from .context import EVALUATION_BATCH
 from .exporting import export, judged
+from .recovery import planned_network
 from .search import Search
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _rung(build: Build, number: int, solution: Solution, precision: Precision, t
 
     build.watch.progress(number - 1, build.options.rungs, f"rung {number}")
     changed = _changed(solution.choices)
-    module = build.compressor.network(changed, solution.groups)
+    module = planned_network(build, changed, solution.groups)
     filename = f"compressed-rung{number}{build.exporter.suffix}"
     facts = {"model": build.options.model, "role": "compressed", "rung": str(number)}
     facts["ranks"] = json.dumps({choice.layer: choice.rank for choice in changed}, sort_keys=True)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..compress.plan import Solution, check_plan, make_plan, solve
+from ..errors import TrainingDiverged
 from ..measure.latency import race
 from ..records import (
     Accuracy,
@@ -29,7 +31,7 @@ from .acceptance import judge
 from .exporting import export, export_dense
 from .folder import sha256_of
 from .races import kept_race
-from .recovery import recovered
+from .recovery import planned_network
 from .search import Search
 from .true_losses import true_loss, with_true_losses
 
@@ -56,6 +58,8 @@ def given_plan(build: Build, path: Path) -> Plan:
     plan = Plan.load(path)
     groups = build.calibration.record.groups
     check_plan(plan, build.collapsed.layers, build.collapsed.weights_sha256, build.target.name, groups, where=path)
+    if plan.recover_epochs > build.options.recover_epochs:
+        build.watch.note(f"the plan counts on recovery: it was judged with --recover-epochs {plan.recover_epochs}")
     return plan
 
 
@@ -75,7 +79,7 @@ class _Planning:
         self.offered = build.offered
         self.dense_us = build.prices.network_us
         self.predictions: list[Prediction] = []
-        self.probes: list[Probe] = []
+        self.probes: dict[tuple[Shape, bool], Probe] = {}
         self.notes: list[str] = []
 
     def plan(self) -> Plan:
@@ -108,7 +112,8 @@ class _Planning:
             precision=build.precision,
             budget=build.budget,
             prices=prices,
-            probes=self.probes,
+            probes=tuple(self.probes.values()),
+            recover_epochs=build.options.recover_epochs,
             predictions=self.predictions,
             notes=self.notes,
         )
@@ -171,15 +176,21 @@ class _Planning:
             dense_accuracy=self.build.validation(),
             max_drop=budget.max_drop,
             objective=budget.objective,
-            recovered=self._judge_recovered if self.build.options.recover_epochs else None,
+            judge_recovered=self._judge_recovered if self.build.options.recover_epochs else None,
             progress=self.build.watch.progress,
         )
         solution = search.run()
-        self.probes += [probe for probe in search.probes if probe not in self.probes]
+        self.probes |= {(_shape(_changed(each)), probe.recovered): probe for each, probe in search.probes}
         return solution
 
     def _network(self, solution: Solution) -> nn.Module:
         return self.build.compressor.network(_changed(solution), solution.groups)
+
+    def _recovered(self, solution: Solution) -> nn.Module:
+        try:
+            return planned_network(self.build, _changed(solution), solution.groups)
+        except TrainingDiverged:  # of one plan among several: no reason to give up the others
+            return self._network(solution)
 
     def _judge(self, solution: Solution) -> Accuracy:
         return self._accuracy(solution, recover=False)
@@ -190,10 +201,7 @@ class _Planning:
     def _accuracy(self, solution: Solution, *, recover: bool) -> Accuracy:
         key = _shape(_changed(solution)), recover
         if key not in self.accuracies:
-            network = self._network(solution)
-            if recover:
-                recovered(self.build, network, self.build.task.evaluate(network))
-            self.accuracies[key] = accuracy_of(self.build, network)
+            self.accuracies[key] = accuracy_of(self.build, self._recovered(solution) if recover else self._network(solution))
         return self.accuracies[key]
 
 
@@ -215,7 +223,9 @@ def draft_race(build: Build, changed: Sequence[Choice], groups: Sequence[GroupCh
     """
     network = {name: sha256_of(build.folder / f"{name}.safetensors") for name in ("collapsed", "calibration")}
     options = build.options
-    written = (build.opset, build.precision, options.dynamic_batch, options.simplify)
+    written: tuple[object, ...] = (build.opset, build.precision, options.dynamic_batch, options.simplify)
+    if build.precision != "fp32":
+        written += (options.recover_epochs,)
     what = {"draft": _shape(changed), "written": written, **network}
     return kept_race(build, what, lambda: _raced_draft(build, changed, groups)).ratios[0]
 
@@ -224,8 +234,10 @@ def _raced_draft(build: Build, changed: Sequence[Choice], groups: Sequence[Group
     folder = build.folder / "draft"
     shutil.rmtree(folder, ignore_errors=True)
     build.watch.progress(0, 1, "racing a draft")
+    # In fp32 a layer takes its time whatever its weights are; in a lower precision they decide which layers stay fp32.
+    network_of = build.compressor.network if build.precision == "fp32" else partial(planned_network, build)
     artifacts = (
-        export(build, build.compressor.network(changed, groups), "compressed", folder, metadata={}),
+        export(build, network_of(changed, groups), "compressed", folder, metadata={}),
         export_dense(build, folder),
     )
     receipt = race(build.board, folder, artifacts, settings=build.settings, max_seconds=DRAFT_SECONDS, kind=build.kind)

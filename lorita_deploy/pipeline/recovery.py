@@ -1,13 +1,19 @@
-"""What distillation from the dense network wins back: asked of plans that are searched, and done to the chosen one."""
+"""What distillation from the dense network wins back of a plan's network, while plans are searched and of the chosen one.
+
+The weights are kept from the first time: a search that was stopped does not train anything twice, and the network that ships is
+the very one that was judged.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..compress.recover import distill
-from ..errors import TrainingDiverged
-from ..records import Accuracy
+from ..networks import load_weights, save_weights
+from ..records import Choice, GroupChoice
+from .folder import RECOVERED, key_of, program, sha256_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -15,31 +21,64 @@ if TYPE_CHECKING:
     from .context import Build
 
 
-def recovered(build: Build, module: nn.Module, truncated: Accuracy) -> Accuracy | None:
-    """Distil ``module``, which is ``truncated`` accurate, in place; how accurate it is then. Where that costs right answers, or
-    the loss is no number any more, it stays as it was: None. The same plan gives the same network each time (on GPUs, up to
-    the order of their sums)."""
+def planned_network(build: Build, changed: Sequence[Choice], groups: Sequence[GroupChoice] = ()) -> nn.Module:
+    """The network of these choices, recovered where that was asked for. Raises what `recover` raises."""
+    module = build.compressor.network(changed, groups)
+    if build.options.recover_epochs and changed:
+        recover(build, module, changed)
+    return module
+
+
+def recover(build: Build, module: nn.Module, changed: Sequence[Choice]) -> None:
+    """Distil ``module``, which is cut as ``changed`` says, in place; where that costs right answers it stays as it was.
+
+    Raises `TrainingDiverged`, and `BadCheckpoint` for kept weights that are damaged.
+    """
+    kept = _kept(build, changed)
+    if kept.exists():
+        load_weights(module, kept)
+        return
+    before, truncated = {name: value.clone() for name, value in module.state_dict().items()}, build.task.evaluate(module)
+    distill(
+        module,
+        build.dense,
+        _all_inputs(build),
+        epochs=build.options.recover_epochs,
+        bf16=_mixed(build),
+        seed=build.options.seed,
+        progress=lambda step, steps: build.watch.progress(step, steps, "recovering"),
+    )
+    if build.task.evaluate(module).value < truncated.value:
+        module.load_state_dict(before)
+    kept.parent.mkdir(exist_ok=True)
+    save_weights(module, kept)
+
+
+def let_go_of_others(build: Build, changed: Sequence[Choice]) -> None:
+    """Once it is decided, what other plans came to is not needed any more."""
+    for path in (build.folder / RECOVERED).glob("*.safetensors"):
+        if path != _kept(build, changed):
+            path.unlink()
+
+
+def _kept(build: Build, changed: Sequence[Choice]) -> Path:
+    """Where the recovered weights are, by all that decides them."""
+    what = {
+        "changed": [(choice.layer, choice.rank, choice.k_in, choice.k_out) for choice in changed],
+        "networks": [sha256_of(build.folder / f"{name}.safetensors") for name in ("collapsed", "calibration")],
+        "data": build.data.content_sha256,
+        "how": (build.options.recover_epochs, build.options.seed, _mixed(build), build.device, program()),
+    }
+    return build.folder / RECOVERED / f"{key_of(what)[:16]}.safetensors"
+
+
+def _mixed(build: Build) -> bool:
+    """In bf16 where that is faster; of networks of one's own nobody knows whether they bear it."""
     import torch
 
     from ..train.epoch import bf16_pays
 
-    before = {name: value.clone() for name, value in module.state_dict().items()}
-    try:
-        distill(
-            module,
-            build.dense,
-            _all_inputs(build),
-            epochs=build.options.recover_epochs,
-            bf16=bf16_pays(torch.device(build.device)),
-            seed=build.options.seed,
-        )
-        found = build.task.evaluate(module)
-        if found.value >= truncated.value:
-            return found
-    except TrainingDiverged as error:  # of one plan among several: no reason to give up the others
-        build.watch.note(error.what)
-    module.load_state_dict(before)
-    return None
+    return build.own_task is None and bf16_pays(torch.device(build.device))
 
 
 def _all_inputs(build: Build) -> Iterable[tuple[Tensor, ...]]:

@@ -18,7 +18,7 @@ MOST_PROBES = 9
 RESOLUTION = 1.01
 """Eight steps of bisection resolve a ten-fold speed-up to 1 %; the staircase of aligned ranks is coarser than that."""
 MOST_RECOVERIES = 5
-"""Each is a training. They resolve what lies beyond the plan that needs none, four-fold at most, to 5 %."""
+"""Each is a training. They resolve a four-fold range to 5 %."""
 
 
 @dataclass
@@ -33,10 +33,10 @@ class Search:
     dense_accuracy: Accuracy
     max_drop: float
     objective: Objective = "latency"
-    recovered: Callable[[Solution], Accuracy] | None = None
+    judge_recovered: Callable[[Solution], Accuracy] | None = None
     """Of a plan's network after recovery."""
     progress: Callable[[float, float, str], None] = lambda done, total, text: None
-    probes: list[Probe] = field(default_factory=list)
+    probes: list[tuple[Solution, Probe]] = field(default_factory=list)
 
     def run(self) -> Solution:
         """Bisect on the cost (microseconds, or a count for other objectives). The dense network is always acceptable.
@@ -48,7 +48,9 @@ class Search:
         if self._accepts(quickest.cost, quickest, self.judge):
             return quickest
         best = self._bisect(quickest.cost, best, self.judge, MOST_PROBES - 1)
-        return self._bisect(quickest.cost, best, self.recovered, MOST_RECOVERIES) if self.recovered else best
+        if self.judge_recovered is None:
+            return best
+        return self._bisect(quickest.cost, best, self.judge_recovered, MOST_RECOVERIES)
 
     def _bisect(self, low: float, best: Solution, judge: Callable[[Solution], Accuracy], most: int) -> Solution:
         """The fastest acceptable plan between the cost ``low`` and ``best``, after judging ``most`` plans."""
@@ -65,19 +67,18 @@ class Search:
         return best
 
     def _accepts(self, budget: float, solution: Solution, judge: Callable[[Solution], Accuracy]) -> bool:
-        again = judge is self.recovered
-        said = f"{self.prices.network_us / solution.predicted_us:.2f}x predicted" + (", recovering" if again else "")
-        self.progress(len(self.probes), MOST_PROBES + (MOST_RECOVERIES if self.recovered else 0), said)
+        recovered = judge is self.judge_recovered
+        said = f"{self.prices.network_us / solution.predicted_us:.2f}x predicted" + (", recovering" if recovered else "")
+        self.progress(len(self.probes), MOST_PROBES + (MOST_RECOVERIES if self.judge_recovered else 0), said)
         found = judge(solution)
         accepted = found.value >= self.dense_accuracy.value - self.max_drop / 100 - 1e-12
-        self.probes.append(
-            Probe(
-                budget_us=budget if self.objective == "latency" else solution.predicted_us,
-                predicted_us=solution.predicted_us,
-                predicted_loss=solution.predicted_loss,
-                accuracy=found,
-                accepted=accepted,
-                recovered=again,
-            )
+        probe = Probe(
+            budget_us=budget if self.objective == "latency" else solution.predicted_us,
+            predicted_us=solution.predicted_us,
+            predicted_loss=solution.predicted_loss,
+            accuracy=found,
+            accepted=accepted,
+            recovered=recovered,
         )
+        self.probes.append((solution, probe))
         return accepted

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 from ..errors import BadData
 from ..measure.accuracy import accuracy, agreement
-from ..ports import Batch, Task
+from ..ports import Task
 from .context import EVALUATION_BATCH, Build
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..records import Accuracy
+    from ..train.splits import Batches
 
 CALIBRATION_BATCH = 32
 GOLDEN = 8
@@ -29,8 +30,11 @@ GOLDEN = 8
 class InputsOnly:
     """Batches without their targets; can be iterated more than once."""
 
-    def __init__(self, batches: Iterable[Batch]) -> None:
+    def __init__(self, batches: Batches) -> None:
         self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         for batch in self.batches:

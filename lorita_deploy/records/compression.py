@@ -203,6 +203,8 @@ class Plan(Document):
     """Solver, its status and the optimality gap."""
     probes: tuple[Probe, ...] = ()
     predictions: tuple[Prediction, ...] = ()
+    recover_epochs: int = 0
+    """Of distillation, which the plan counts on where probes say so."""
     notes: tuple[str, ...] = ()
 
     def changed(self) -> tuple[Choice, ...]:
@@ -237,6 +239,8 @@ class ParetoFront(Document):
     target: str
     provenance: Provenance
     objective: Literal["latency", "macs", "params"] = "latency"
+    recover_epochs: int = 0
+    """Of distillation after each cut."""
     dense_us: float
     dense: Accuracy
     points: tuple[FrontPoint, ...]

@@ -21,6 +21,8 @@ def table(front: ParetoFront) -> Table:
     rows = [_row(front, point) for point in front.points]
     rows.append(("dense", "1.00x", *_accuracy(front, front.dense.correct), "0", "0"))
     note = f"Times are {front.provenance}; accuracy on {front.dense.total:,} {front.dense.split} images."
+    if front.recover_epochs:
+        note += f" Each network was distilled from the dense one for {front.recover_epochs} epochs."
     columns = ("", ">Faster", ">Right", ">Points lost", ">Layers changed", ">Groups narrower")
     return Table(f"{front.model} for {front.target}: accuracy against time", columns, tuple(rows), note)
 

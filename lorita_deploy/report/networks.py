@@ -119,7 +119,7 @@ def probes(plan: Plan) -> Table:
     rows = [
         (
             words.times(plan.dense_us / probe.predicted_us),
-            words.right(probe.accuracy) + (", after recovery" if probe.recovered else ""),
+            words.judged(probe),
             "kept" if probe.accepted else "too lossy",
         )
         for probe in plan.probes

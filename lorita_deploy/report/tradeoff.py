@@ -42,13 +42,15 @@ def tradeoff(report: BuildReport, width: float) -> str:
         svg.x_axis(x, TOP, bottom, unit.axis, most=5 if width < 500 else 9),
         svg.y_axis(y, LEFT, right, names.taking(_judged(dense), 2, TOP - 12)),
     ]
-    points = [(plan.dense_us, _percent(dense)), *((probe.predicted_us, _percent(probe.accuracy)) for probe in plan.probes)]
+    # Where networks are recovered, what was too lossy as it was cut is nothing to be had.
+    final = [each for each in plan.probes if each.accepted or each.recovered or not plan.recover_epochs]
+    points = [(plan.dense_us, _percent(dense)), *((each.predicted_us, _percent(each.accuracy)) for each in final)]
     stairs = _staircase([(unit.of(us), share) for us, share in points if share >= least], x.high)
     parts.append(svg.polyline([(x(time), y(share)) for time, share in stairs], "frontier"))
     for probe in plan.probes:
         shape = _shape(probe, least)
         at_y = bottom - 10 if shape == "below" else y(_percent(probe.accuracy))
-        tip = f"{words.times(plan.dense_us / probe.predicted_us)} predicted, {words.right(probe.accuracy)}"
+        tip = f"{words.times(plan.dense_us / probe.predicted_us)} predicted, {words.judged(probe)}"
         parts.append(svg.mark(shape, x(unit.of(probe.predicted_us)), at_y, tip))
     at = x(unit.of(plan.dense_us)), y(_percent(dense))
     parts += [svg.mark("dense", *at, words.right(dense)), names.put("dense", *at)]

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..records import Accuracy, BuildReport, Candidate, Choice, Energy, Geometry, Host, LatencyRatio, LatencySeries, Receipt
+from ..records import (
+    Accuracy,
+    BuildReport,
+    Candidate,
+    Choice,
+    Energy,
+    Geometry,
+    Host,
+    LatencyRatio,
+    LatencySeries,
+    Probe,
+    Receipt,
+)
 
 UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -54,6 +66,11 @@ def right(found: Accuracy) -> str:
     if found.metric == "score":
         return f"score {found.value:.4g} on {found.split} data"
     return _counted(found, f" {found.split} images")
+
+
+def judged(probe: Probe) -> str:
+    """The same of a plan's network, with what was done to it before."""
+    return right(probe.accuracy) + (", after recovery" if probe.recovered else "")
 
 
 def share(found: Accuracy) -> str:

@@ -9,6 +9,7 @@ from published_schemas import obeys
 
 from lorita_deploy.cli import cli
 from lorita_deploy.pipeline import build
+from lorita_deploy.pipeline.front import pareto
 from lorita_deploy.pipeline.options import make_options
 from lorita_deploy.records import CandidateTable, ParetoFront, Plan
 
@@ -41,6 +42,15 @@ def test_a_front_from_the_fastest_to_nearly_dense(priced):
     assert "estimated" in (priced / "pareto.md").read_text()
     picture = ElementTree.parse(priced / "pareto.svg")
     assert len(picture.findall(".//{*}path")) == len(front.points) + 1, "a mark for each plan, and one for dense"
+
+
+def test_each_point_is_recovered_where_that_was_asked_for(priced):
+    bare, recovered = (pareto(make_options(**OPTIONS, out=str(priced), recover_epochs=epochs)) for epochs in (0, 2))
+    assert [point.choices for point in recovered.points] == [point.choices for point in bare.points]
+    won = [after.accuracy.value - before.accuracy.value for before, after in zip(bare.points, recovered.points, strict=True)]
+    assert min(won) >= 0
+    assert max(won) > 0.05
+    assert "distilled" in (priced / "pareto.md").read_text()
 
 
 def test_what_training_was_obeys_its_schema(priced):

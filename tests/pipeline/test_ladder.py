@@ -8,36 +8,21 @@ import sys
 import numpy as np
 import onnxruntime
 import pytest
+from made_up import three_layers
 
 from lorita_deploy.bundle.manifest import check_bundle
 from lorita_deploy.compress.plan import fastest, solve
 from lorita_deploy.pipeline import Watch, again, build, make_options
 from lorita_deploy.pipeline.again import keep_receipt
 from lorita_deploy.pipeline.ladder import Tables, further_plans
-from lorita_deploy.records import ArtifactList, Candidate, LayerTime, PriceTable, Verification
+from lorita_deploy.records import ArtifactList, Verification
 
 RANKS = (8, 16, 24, 32)
 
 
 @pytest.fixture
 def tables():
-    """Three layers; a pair of rank r takes 2 us per rank and costs 1 / r, dense takes 100 us."""
-    candidates, times = [], []
-    for layer in "abc":
-        for rank in (None, *RANKS):
-            candidates.append(
-                Candidate(
-                    layer=layer, group=layer, form="pair" if rank else "dense", k_in=64, k_out=64, rank=rank,
-                    precision="fp32", params=100 * (rank or 64), macs=100 * (rank or 64),
-                    predicted_loss=1 / rank if rank else 0.0,
-                )
-            )  # fmt: skip
-            times.append(LayerTime(candidate=candidates[-1].key, us=2.0 * rank if rank else 100.0, provenance="measured"))
-    prices = PriceTable(
-        network_sha256="n", target="cpu", runtime="onnxruntime", precision="fp32", threads=1, batch=1, host=None,
-        provenance="measured", method="made up", network_us=310.0, rest_us=10.0, times=tuple(times),
-    )  # fmt: skip
-    return Tables(tuple(candidates), prices)
+    return Tables(*three_layers(RANKS))
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 9])
