@@ -37,10 +37,15 @@ def best_run(rows: Mapping[str, dict[str, Any]], model: str, depth: int, recipe:
     return max(alike, key=lambda name: float(alike[name]["validation"]), default=None)
 
 
-def measure(given: argparse.Namespace, depth: int, name: str, drop: float, objective: str, recovery: str) -> dict[str, Any]:
+def wanted(given: argparse.Namespace, drop: float, objective: str) -> str:
+    """What a build and its row are called by, beside the network."""
+    return f"{objective}-{drop:g}" + (f"-recovered{given.recover_epochs}" if given.recover_epochs else "")
+
+
+def measure(given: argparse.Namespace, depth: int, name: str, drop: float, objective: str) -> dict[str, Any]:
     from lorita_deploy.inspection.onnx_file import look_at_onnx
 
-    folder = Path(given.folder) / f"paper-{name}-{objective}-{drop:g}{recovery}"
+    folder = Path(given.folder) / f"paper-{name}-{wanted(given, drop, objective)}"
     command = [sys.executable, "-m", "lorita_deploy", "build", "--model", given.model, "--data", given.data]
     command += ["--target", "cpu", "--out", str(folder), "--max-drop", str(drop), "--objective", objective]
     command += ["--recover-epochs", str(given.recover_epochs)]
@@ -116,16 +121,15 @@ def main() -> None:
     parser.add_argument("--drops", type=float, nargs="+", default=DROPS, help="points of validation accuracy")
     parser.add_argument("--recover-epochs", type=int, default=0, help="of distillation after the cut; 0 as in the paper")
     given = parser.parse_args()
-    recovery = f"-recovered{given.recover_epochs}" if given.recover_epochs else ""
     trained: dict[str, dict[str, Any]] = json.loads((HERE / "samples.json").read_text())
     for depth in given.depths:
         name = best_run(trained, given.model, depth, given.recipe)
         for objective, drop in ((each, drop) for each in given.objectives for drop in given.drops):
             if name is None:
                 continue
-            row = measure(given, depth, name, drop, objective, recovery)
+            row = measure(given, depth, name, drop, objective)
             print(name, row, flush=True)
-            rows = keep(HERE / "paper.json", f"{given.model}-n{depth}-{objective}-{drop:g}{recovery}", row)
+            rows = keep(HERE / "paper.json", f"{given.model}-n{depth}-{wanted(given, drop, objective)}", row)
             (HERE / "paper.md").write_text(document(rows))
 
 

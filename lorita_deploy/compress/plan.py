@@ -45,6 +45,18 @@ class Solution:
     note: str = ""
     groups: tuple[GroupChoice, ...] = ()
 
+    def changed(self) -> tuple[Choice, ...]:
+        """The choices that are not dense."""
+        return tuple(choice for choice in self.choices if choice.form != "dense")
+
+
+Shape = tuple[tuple[str, int | None, int, int], ...]
+"""What a set of choices makes of the network: (layer, rank, k_in, k_out) of every layer that changes."""
+
+
+def shape_of(choices: Iterable[Choice]) -> Shape:
+    return tuple((each.layer, each.rank, each.k_in, each.k_out) for each in choices if each.form != "dense")
+
 
 def solve(
     candidates: Sequence[Candidate],

@@ -57,14 +57,13 @@ def _swept(build: Build) -> ParetoFront:
 
 
 def _judged(build: Build, solution: Solution) -> FrontPoint:
-    changed = tuple(choice for choice in solution.choices if choice.form != "dense")
     return FrontPoint(
         predicted_us=solution.predicted_us,
         predicted_loss=solution.predicted_loss,
-        accuracy=build.task.evaluate(planned_network(build, changed, solution.groups)),
+        accuracy=build.task.evaluate(planned_network(build, solution.changed(), solution.groups)),
         best=False,
         groups=tuple(group for group in solution.groups if group.kept < group.width),
-        choices=changed,
+        choices=solution.changed(),
     )
 
 

@@ -9,11 +9,11 @@ is exported, verified and judged like the rest; what a board makes of them is it
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..compress.plan import Objective, Solution, dense, solve
+from ..compress.plan import Objective, Solution, dense, shape_of, solve
 from ..measure.accuracy import artifact_accuracy
 from ..measure.fidelity import require_passed, verify
 from ..measure.latency import artifact_name
@@ -71,7 +71,7 @@ def _last(build: Build, tables: Tables) -> Solution:
     """The fastest plan that is still worth shipping."""
 
     def judge(solution: Solution) -> Accuracy:
-        return build.task.evaluate(build.compressor.network(_changed(solution.choices), solution.groups))
+        return build.task.evaluate(build.compressor.network(solution.changed(), solution.groups))
 
     return Search(
         candidates=tables.candidates,
@@ -90,31 +90,23 @@ def further_plans(tables: Tables, own: Sequence[Choice], last: Solution, count: 
     slowest = dense(*tables).cost
     candidates, prices, objective, widths = tables
     found: list[Solution] = []
-    seen = [_shape(own), ()]
+    seen = [shape_of(own), ()]
     for step in range(1, count + 1):
         budget = slowest * (last.cost / slowest) ** (step / count)
         solution = last
         if step < count:
             solution = solve(candidates, prices, budget_us=budget, objective=objective, widths=widths)
-        if _shape(solution.choices) not in seen:
-            seen.append(_shape(solution.choices))
+        if shape_of(solution.choices) not in seen:
+            seen.append(shape_of(solution.choices))
             found.append(solution)
     return found
-
-
-def _changed(choices: Iterable[Choice]) -> tuple[Choice, ...]:
-    return tuple(choice for choice in choices if choice.form != "dense")
-
-
-def _shape(choices: Iterable[Choice]) -> tuple[Any, ...]:
-    return tuple((each.layer, each.rank, each.k_in, each.k_out) for each in _changed(choices))
 
 
 def _rung(build: Build, number: int, solution: Solution, precision: Precision, tolerance: float) -> Rung:
     from .shipping import golden_inputs, reference_outputs  # which makes the ladder
 
     build.watch.progress(number - 1, build.options.rungs, f"rung {number}")
-    changed = _changed(solution.choices)
+    changed = solution.changed()
     module = planned_network(build, changed, solution.groups)
     filename = f"compressed-rung{number}{build.exporter.suffix}"
     facts = {"model": build.options.model, "role": "compressed", "rung": str(number)}

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..compress.plan import Solution, check_plan, make_plan, solve
+from ..compress.plan import Shape, Solution, check_plan, make_plan, shape_of, solve
 from ..errors import TrainingDiverged
 from ..measure.latency import race
 from ..records import (
@@ -49,9 +49,6 @@ the budget itself would miss it every other time."""
 DRAFT_SECONDS = 4.0
 """Enough to tell a wrong prediction from noise; the race that decides what ships is the bench stage's."""
 
-Shape = tuple[tuple[str, int | None, int, int], ...]
-"""What a set of choices makes of the network: (layer, rank, k_in, k_out) of every layer that changes."""
-
 
 def given_plan(build: Build, path: Path) -> Plan:
     """A plan from a file. Raises `BadRecord`, `PlanMismatch`."""
@@ -87,8 +84,8 @@ class _Planning:
         found: list[tuple[Solution, LatencyRatio | None]] = []
         for _ in range(ROUNDS if build.on_target else 1):
             solution = self._solve(prices)
-            changed = _changed(solution)
-            raced = bool(changed) and _shape(changed) in self.races
+            changed = solution.changed()
+            raced = bool(changed) and shape_of(changed) in self.races
             measured = self._race(solution, prices) if build.on_target and changed else None
             found.append((solution, measured))
             if measured is None or raced or self._as_wanted(measured):
@@ -97,7 +94,7 @@ class _Planning:
         for _ in range(build.options.local_search):
             self.offered = with_true_losses(build, found[-1][0], self.offered)
             solution = self._solve(prices)
-            measured = self._race(solution, prices) if build.on_target and _changed(solution) else None
+            measured = self._race(solution, prices) if build.on_target and solution.changed() else None
             found.append((solution, measured))
         solution = self._best(found)
         if solution.note:
@@ -146,15 +143,15 @@ class _Planning:
 
     def _race(self, solution: Solution, prices: PriceTable) -> LatencyRatio:
         """The draft's time over dense, measured; what was predicted of it is remembered beside it."""
-        changed = _changed(solution)
-        if _shape(changed) not in self.races:
-            measured = self.races[_shape(changed)] = draft_race(self.build, changed, solution.groups)
+        changed = solution.changed()
+        if shape_of(changed) not in self.races:
+            measured = self.races[shape_of(changed)] = draft_race(self.build, changed, solution.groups)
             self.predictions.append(
                 Prediction(predicted_us=solution.predicted_us, measured_us=measured.ratio * prices.network_us)
             )
             if not measured.never_slower:
                 self.notes.append(f"a plan that changes {len(changed)} layers was measured, and was not faster")
-        return self.races[_shape(changed)]
+        return self.races[shape_of(changed)]
 
     def _solve(self, prices: PriceTable) -> Solution:
         """The best solution at these prices; what was built and judged on the way is remembered."""
@@ -172,34 +169,28 @@ class _Planning:
             candidates=offered.candidates,
             widths=offered.widths,
             prices=prices,
-            judge=self._judge,
+            judge=partial(self._accuracy, recover=False),
             dense_accuracy=self.build.validation(),
             max_drop=budget.max_drop,
             objective=budget.objective,
-            judge_recovered=self._judge_recovered if self.build.options.recover_epochs else None,
+            judge_recovered=partial(self._accuracy, recover=True) if self.build.options.recover_epochs else None,
             progress=self.build.watch.progress,
         )
         solution = search.run()
-        self.probes |= {(_shape(_changed(each)), probe.recovered): probe for each, probe in search.probes}
+        self.probes |= {(shape_of(each.choices), probe.recovered): probe for each, probe in search.probes}
         return solution
 
     def _network(self, solution: Solution) -> nn.Module:
-        return self.build.compressor.network(_changed(solution), solution.groups)
+        return self.build.compressor.network(solution.changed(), solution.groups)
 
     def _recovered(self, solution: Solution) -> nn.Module:
         try:
-            return planned_network(self.build, _changed(solution), solution.groups)
+            return planned_network(self.build, solution.changed(), solution.groups)
         except TrainingDiverged:  # of one plan among several: no reason to give up the others
             return self._network(solution)
 
-    def _judge(self, solution: Solution) -> Accuracy:
-        return self._accuracy(solution, recover=False)
-
-    def _judge_recovered(self, solution: Solution) -> Accuracy:
-        return self._accuracy(solution, recover=True)
-
     def _accuracy(self, solution: Solution, *, recover: bool) -> Accuracy:
-        key = _shape(_changed(solution)), recover
+        key = shape_of(solution.choices), recover
         if key not in self.accuracies:
             self.accuracies[key] = accuracy_of(self.build, self._recovered(solution) if recover else self._network(solution))
         return self.accuracies[key]
@@ -226,7 +217,7 @@ def draft_race(build: Build, changed: Sequence[Choice], groups: Sequence[GroupCh
     written: tuple[object, ...] = (build.opset, build.precision, options.dynamic_batch, options.simplify)
     if build.precision != "fp32":
         written += (options.recover_epochs,)
-    what = {"draft": _shape(changed), "written": written, **network}
+    what = {"draft": shape_of(changed), "written": written, **network}
     return kept_race(build, what, lambda: _raced_draft(build, changed, groups)).ratios[0]
 
 
@@ -264,11 +255,3 @@ def corrected(
         for price in prices.times
     )
     return prices.model_copy(update={"times": times})
-
-
-def _changed(solution: Solution) -> tuple[Choice, ...]:
-    return tuple(choice for choice in solution.choices if choice.form != "dense")
-
-
-def _shape(changed: Iterable[Choice]) -> Shape:
-    return tuple((choice.layer, choice.rank, choice.k_in, choice.k_out) for choice in changed)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..compress.plan import shape_of
 from ..compress.recover import distill
 from ..networks import load_weights, save_weights
 from ..records import Choice, GroupChoice
@@ -56,16 +57,18 @@ def recover(build: Build, module: nn.Module, changed: Sequence[Choice]) -> None:
 
 def let_go_of_others(build: Build, changed: Sequence[Choice]) -> None:
     """Once it is decided, what other plans came to is not needed any more."""
-    for path in (build.folder / RECOVERED).glob("*.safetensors"):
-        if path != _kept(build, changed):
+    own = _kept(build, changed)
+    for path in own.parent.glob("*.safetensors"):
+        if path != own:
             path.unlink()
 
 
 def _kept(build: Build, changed: Sequence[Choice]) -> Path:
     """Where the recovered weights are, by all that decides them."""
     what = {
-        "changed": [(choice.layer, choice.rank, choice.k_in, choice.k_out) for choice in changed],
-        "networks": [sha256_of(build.folder / f"{name}.safetensors") for name in ("collapsed", "calibration")],
+        "shape": shape_of(changed),
+        "network": build.collapsed.weights_sha256,
+        "calibration": sha256_of(build.folder / "calibration.safetensors"),
         "data": build.data.content_sha256,
         "how": (build.options.recover_epochs, build.options.seed, _mixed(build), build.device, program()),
     }
