@@ -158,7 +158,6 @@ def make_plan(
     prices: PriceTable,
     probes: Sequence[Probe] = (),
     predictions: Sequence[Prediction] = (),
-    recover_epochs: int = 0,
     notes: Sequence[str] = (),
 ) -> Plan:
     """The document of a solution."""
@@ -177,7 +176,6 @@ def make_plan(
         solver=solution.solver,
         probes=tuple(probes),
         predictions=tuple(predictions),
-        recover_epochs=recover_epochs,
         notes=tuple(notes),
     )
 

@@ -70,7 +70,7 @@ class Tables(NamedTuple):
 def _last(build: Build, tables: Tables) -> Solution:
     """The fastest plan that is still worth shipping."""
 
-    def judge(solution: Solution) -> Accuracy:
+    def judge(solution: Solution, _: int) -> Accuracy:
         return build.task.evaluate(build.compressor.network(solution.changed(), solution.groups))
 
     return Search(

@@ -55,8 +55,9 @@ def given_plan(build: Build, path: Path) -> Plan:
     plan = Plan.load(path)
     groups = build.calibration.record.groups
     check_plan(plan, build.collapsed.layers, build.collapsed.weights_sha256, build.target.name, groups, where=path)
-    if plan.recover_epochs > build.options.recover_epochs:
-        build.watch.note(f"the plan counts on recovery: it was judged with --recover-epochs {plan.recover_epochs}")
+    epochs = max((probe.recovered for probe in plan.probes), default=0)
+    if epochs > build.options.recover_epochs:
+        build.watch.note(f"the plan counts on recovery: it was judged with --recover-epochs {epochs}")
     return plan
 
 
@@ -70,13 +71,13 @@ class _Planning:
 
     def __init__(self, build: Build) -> None:
         self.build = build
-        self.accuracies: dict[tuple[Shape, bool], Accuracy] = {}
-        """Of a plan's network as it is cut, and after recovery."""
+        self.accuracies: dict[tuple[Shape, int], Accuracy] = {}
+        """Of a plan's network after so many epochs of recovery."""
         self.races: dict[Shape, LatencyRatio] = {}
         self.offered = build.offered
         self.dense_us = build.prices.network_us
         self.predictions: list[Prediction] = []
-        self.probes: dict[tuple[Shape, bool], Probe] = {}
+        self.probes: dict[tuple[Shape, int], Probe] = {}
         self.notes: list[str] = []
 
     def plan(self) -> Plan:
@@ -110,7 +111,6 @@ class _Planning:
             budget=build.budget,
             prices=prices,
             probes=tuple(self.probes.values()),
-            recover_epochs=build.options.recover_epochs,
             predictions=self.predictions,
             notes=self.notes,
         )
@@ -169,11 +169,11 @@ class _Planning:
             candidates=offered.candidates,
             widths=offered.widths,
             prices=prices,
-            judge=partial(self._accuracy, recover=False),
+            judge=self._accuracy,
             dense_accuracy=self.build.validation(),
             max_drop=budget.max_drop,
             objective=budget.objective,
-            judge_recovered=partial(self._accuracy, recover=True) if self.build.options.recover_epochs else None,
+            recover_epochs=self.build.options.recover_epochs,
             progress=self.build.watch.progress,
         )
         solution = search.run()
@@ -189,10 +189,10 @@ class _Planning:
         except TrainingDiverged:  # of one plan among several: no reason to give up the others
             return self._network(solution)
 
-    def _accuracy(self, solution: Solution, *, recover: bool) -> Accuracy:
-        key = shape_of(solution.choices), recover
+    def _accuracy(self, solution: Solution, epochs: int) -> Accuracy:
+        key = shape_of(solution.choices), epochs
         if key not in self.accuracies:
-            self.accuracies[key] = accuracy_of(self.build, self._recovered(solution) if recover else self._network(solution))
+            self.accuracies[key] = accuracy_of(self.build, self._recovered(solution) if epochs else self._network(solution))
         return self.accuracies[key]
 
 

@@ -28,13 +28,12 @@ class Search:
     candidates: tuple[Candidate, ...]
     widths: tuple[WidthOffer, ...]
     prices: PriceTable
-    judge: Callable[[Solution], Accuracy]
-    """Of a plan's network as it is cut."""
+    judge: Callable[[Solution, int], Accuracy]
+    """Of a plan's network after so many epochs of recovery; 0: as it is cut."""
     dense_accuracy: Accuracy
     max_drop: float
     objective: Objective = "latency"
-    judge_recovered: Callable[[Solution], Accuracy] | None = None
-    """Of a plan's network after recovery."""
+    recover_epochs: int = 0
     progress: Callable[[float, float, str], None] = lambda done, total, text: None
     probes: list[tuple[Solution, Probe]] = field(default_factory=list)
 
@@ -45,14 +44,14 @@ class Search:
         """
         best = dense(self.candidates, self.prices, self.objective, self.widths)
         quickest = fastest(self.candidates, self.prices, self.objective, self.widths)
-        if self._accepts(quickest.cost, quickest, self.judge):
+        if self._accepts(quickest.cost, quickest, 0):
             return quickest
-        best = self._bisect(quickest.cost, best, self.judge, MOST_PROBES - 1)
-        if self.judge_recovered is None:
+        best = self._bisect(quickest.cost, best, 0, MOST_PROBES - 1)
+        if not self.recover_epochs:
             return best
-        return self._bisect(quickest.cost, best, self.judge_recovered, MOST_RECOVERIES)
+        return self._bisect(quickest.cost, best, self.recover_epochs, MOST_RECOVERIES)
 
-    def _bisect(self, low: float, best: Solution, judge: Callable[[Solution], Accuracy], most: int) -> Solution:
+    def _bisect(self, low: float, best: Solution, epochs: int, most: int) -> Solution:
         """The fastest acceptable plan between the cost ``low`` and ``best``, after judging ``most`` plans."""
         high = best.cost
         for _ in range(most):
@@ -60,17 +59,16 @@ class Search:
                 break
             middle = math.sqrt(low * high)
             solution = solve(self.candidates, self.prices, budget_us=middle, objective=self.objective, widths=self.widths)
-            if self._accepts(middle, solution, judge):
+            if self._accepts(middle, solution, epochs):
                 best, high = solution, min(middle, solution.cost)
             else:
                 low = middle
         return best
 
-    def _accepts(self, budget: float, solution: Solution, judge: Callable[[Solution], Accuracy]) -> bool:
-        recovered = judge is self.judge_recovered
-        said = f"{self.prices.network_us / solution.predicted_us:.2f}x predicted" + (", recovering" if recovered else "")
-        self.progress(len(self.probes), MOST_PROBES + (MOST_RECOVERIES if self.judge_recovered else 0), said)
-        found = judge(solution)
+    def _accepts(self, budget: float, solution: Solution, epochs: int) -> bool:
+        said = f"{self.prices.network_us / solution.predicted_us:.2f}x predicted" + (", recovering" if epochs else "")
+        self.progress(len(self.probes), MOST_PROBES + (MOST_RECOVERIES if self.recover_epochs else 0), said)
+        found = self.judge(solution, epochs)
         accepted = found.value >= self.dense_accuracy.value - self.max_drop / 100 - 1e-12
         probe = Probe(
             budget_us=budget if self.objective == "latency" else solution.predicted_us,
@@ -78,7 +76,7 @@ class Search:
             predicted_loss=solution.predicted_loss,
             accuracy=found,
             accepted=accepted,
-            recovered=recovered,
+            recovered=epochs,
         )
         self.probes.append((solution, probe))
         return accepted

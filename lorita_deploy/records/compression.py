@@ -168,8 +168,8 @@ class Probe(Part):
     predicted_loss: float
     accuracy: Accuracy
     accepted: bool
-    recovered: bool = False
-    """Judged after recovery by distillation."""
+    recovered: int = 0
+    """Epochs of distillation before it was judged; 0: as it was cut."""
 
 
 class Prediction(Part):
@@ -203,8 +203,6 @@ class Plan(Document):
     """Solver, its status and the optimality gap."""
     probes: tuple[Probe, ...] = ()
     predictions: tuple[Prediction, ...] = ()
-    recover_epochs: int = 0
-    """Of distillation, which the plan counts on where probes say so."""
     notes: tuple[str, ...] = ()
 
     def changed(self) -> tuple[Choice, ...]:

@@ -43,7 +43,8 @@ def tradeoff(report: BuildReport, width: float) -> str:
         svg.y_axis(y, LEFT, right, names.taking(_judged(dense), 2, TOP - 12)),
     ]
     # Where networks are recovered, what was too lossy as it was cut is nothing to be had.
-    final = [each for each in plan.probes if each.accepted or each.recovered or not plan.recover_epochs]
+    recovering = any(each.recovered for each in plan.probes)
+    final = [each for each in plan.probes if each.accepted or each.recovered or not recovering]
     points = [(plan.dense_us, _percent(dense)), *((each.predicted_us, _percent(each.accuracy)) for each in final)]
     stairs = _staircase([(unit.of(us), share) for us, share in points if share >= least], x.high)
     parts.append(svg.polyline([(x(time), y(share)) for time, share in stairs], "frontier"))

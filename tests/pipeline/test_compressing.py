@@ -75,7 +75,7 @@ def test_with_recovery_the_budget_reaches_further(tmp_path, monkeypatch):
     dense = CollapsedRecord.load(tmp_path / "collapsed.json").accuracy[0]
     assert record.accuracy[0].value >= dense.value - 0.005
     assert record.truncated.value < dense.value - 0.005, "without recovery it would not have been chosen"
-    assert plan.recover_epochs == 2
+    assert chosen.recovered == 2
 
     # What was judged is what is there: nothing is trained again.
     written = (tmp_path / "compressed.safetensors").read_bytes()

@@ -20,19 +20,18 @@ def search():
     def made(keeps_us, recovers_us=None):
         """Plans keep the budget down to ``keeps_us``, and after recovery down to ``recovers_us``."""
 
-        def judge(limit):
-            return lambda solution: right(0.9 if solution.predicted_us >= limit else 0.5)
+        def judge(solution, epochs):
+            return right(0.9 if solution.predicted_us >= (recovers_us if epochs else keeps_us) else 0.5)
 
         return Search(
-            candidates, (), prices, judge(keeps_us), right(0.9), max_drop=1.0,
-            judge_recovered=None if recovers_us is None else judge(recovers_us),
+            candidates, (), prices, judge, right(0.9), max_drop=1.0, recover_epochs=0 if recovers_us is None else 2,
         )  # fmt: skip
 
     return made
 
 
 def probes(found, recovered):
-    return [probe for _, probe in found.probes if probe.recovered is recovered]
+    return [probe for _, probe in found.probes if probe.recovered == (2 if recovered else 0)]
 
 
 def test_recovery_reaches_beyond_what_keeps_the_budget_without(search):

@@ -54,7 +54,7 @@ def test_every_table_is_well_formed(report, estimated, int8):
 
 def test_no_estimated_time_is_shown(estimated):
     """The made-up estimates 77.7, 33.3, 380, 137 and 5 us must not appear, in any unit; what was measured here must."""
-    text = render(estimated)
+    text = re.sub(r"\b[0-9a-f]{64}\b", "", render(estimated))  # a digest may hold any digits
     for value in ("77.7", "33.3", "0.0777", "380", "137"):
         assert value not in text, value
     assert "0.432" in text

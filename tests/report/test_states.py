@@ -30,7 +30,7 @@ def test_a_table_explains_the_states_it_uses_and_no_others(report):
     table = proofs.fidelity(report.fidelity)
     assert states.legend(table) == "passed: max rel within the tolerance"
     assert states.legend(networks.probes(report.plan)) == "kept: within the budget for accuracy"
-    recovered = report.plan.probes[0].model_copy(update={"recovered": True})
+    recovered = report.plan.probes[0].model_copy(update={"recovered": 2})
     probes = networks.probes(report.plan.model_copy(update={"probes": (*report.plan.probes, recovered)}))
     assert ["after recovery" in judged for _, judged, _ in probes.rows] == [False, True]
     assert states.legend(probes) == "kept: within the budget for accuracy"
