@@ -84,7 +84,8 @@ def narrow_seam_in_place(network: nn.Module, seam: Seam, width: int, moments: Mo
 
 
 def resize_between(network: nn.Module, seam: Seam, width: int) -> None:
-    """Give the two layers ``width`` channels between them, in place, weights unfilled; batch norms between do nothing then."""
+    """Give the two layers ``width`` channels between them, in place: the first of those that were there, which mean nothing;
+    batch norms between do nothing then."""
     import torch
     from torch import nn
 
@@ -93,7 +94,7 @@ def resize_between(network: nn.Module, seam: Seam, width: int) -> None:
     for layer, side, dim in ((first, "out", 0), (second, "in", 1)):
         weight = layer.get_parameter("weight")
         setattr(layer, f"{side}_{'features' if isinstance(layer, nn.Linear) else 'channels'}", width)
-        replace_tensor(layer, "weight", weight.new_empty((*weight.shape[:dim], width, *weight.shape[dim + 1 :])))
+        replace_tensor(layer, "weight", weight.detach().narrow(dim, 0, width).clone())
     if first.bias is not None:
         replace_tensor(first, "bias", torch.zeros(width))
     for name in seam.between:
