@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import click
 
-from ..errors import LoritaDeployError, OutOfResource
+from ..errors import LoritaDeployError, OutOfResource, memory_is_full
 
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 RESUME = "nothing finished is lost: run the same command again to go on"
@@ -93,9 +93,9 @@ def _stop(ctx: click.Context, message: str, code: int, *, prefix: str = "error: 
 
 
 def _exhausted(error: Exception) -> str | None:
-    """What ran out, if that is why this was raised; torch reports it in its own ways."""
+    """What ran out, if that is why this was raised."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+    if memory_is_full(error):
         return f"out of memory: {text}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full: {error.filename or text}"

@@ -169,7 +169,7 @@ def resize_heads(network: nn.Module, attention: Attention, qk: int | None, vo: i
         setattr(layer, "in_features" if layer is o else "out_features", rows)
         replace_tensor(layer, "weight", weight.detach().narrow(1 if layer is o else 0, 0, rows).clone())
         if layer is not o and layer.bias is not None:
-            replace_tensor(layer, "bias", layer.bias.detach()[:rows].clone())
+            replace_tensor(layer, "bias", layer.get_parameter("bias").detach()[:rows].clone())
 
 
 def products(module: nn.Module, attention: Attention, second: Tensor | None) -> tuple[list[Product], list[Product]]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import LoritaDeployError, OutOfResource, UnknownName
+from ..errors import LoritaDeployError, OutOfResource, UnknownName, memory_is_full
 from ..ports import find_model
 from ..records import BuildReport
 from ..train import processes
@@ -160,5 +160,7 @@ def _out_of_resource(options: BuildOptions) -> Iterator[None]:
             where=options.folder,
             fix="free some space, then run the command again",
         ) from error
-    except MemoryError as error:
-        raise OutOfResource("out of memory", fix="lower --batch-size or --calibration-samples") from error
+    except (MemoryError, RuntimeError) as error:
+        if not memory_is_full(error):
+            raise
+        raise OutOfResource("the memory is full", fix="lower --batch-size or --calibration-samples") from error

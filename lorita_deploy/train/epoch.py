@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..errors import OutOfResource
+from ..errors import OutOfResource, memory_is_full
 from ..records import Recipe
 from .augment import augment
 from .averaging import Average
@@ -95,12 +95,8 @@ class Epochs:
                 if self.recipe.clip_norm is not None:
                     self.accelerator.clip_grad_norm_(network.model.parameters(), self.recipe.clip_norm)
                 network.optimizer.step()
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if (
-                    isinstance(error, RuntimeError)
-                    and "allocate memory" not in str(error)
-                    and "out of memory" not in str(error)
-                ):
+            except (MemoryError, RuntimeError) as error:
+                if not memory_is_full(error):
                     raise
                 raise OutOfResource(
                     "the memory is full",

@@ -19,10 +19,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from fcn_builds import Seen, begin, fcn, states
+from torch import nn
 
+import lorita_deploy as ld
 from lorita_deploy.errors import LoritaDeployError, OutOfResource
-from lorita_deploy.pipeline import STAGES, build, folder as build_folder, preview
+from lorita_deploy.pipeline import STAGES, build, folder as build_folder, make_options, preview
 from lorita_deploy.pipeline.folder import RACES, BuildFolder
 from lorita_deploy.records import Receipt, StageRecord
 
@@ -271,6 +274,18 @@ def test_a_record_that_cannot_be_written(copied):
     (copied / "stages").write_text("")
     with pytest.raises(OutOfResource, match="cannot write"):
         build(fcn(copied), until="data")
+
+
+def test_a_memory_that_is_full_says_what_to_lower(tmp_path):
+    """On a CPU torch says so by a `RuntimeError`."""
+    task = ld.Task(
+        examples=(torch.zeros(1, 8),),
+        calibration=[(torch.zeros(4, 8),)],
+        evaluate=lambda network: torch.empty(2**62, dtype=torch.uint8),
+    )
+    with pytest.raises(OutOfResource, match="memory is full") as caught:
+        build(make_options(model="own", target="jetson", out=str(tmp_path)), model=nn.Linear(8, 4).eval(), task=task)
+    assert "--batch-size" in str(caught.value)
 
 
 # ---------------------------------------------------------------------------------------------- changed files
