@@ -55,13 +55,15 @@ def run(
 
     name = run_name(given.model, depth, decay, seed, epochs, given.recipe)
     folder = Path(given.folder) / name
+    start = given.init_from and str(Path(given.folder) / given.init_from / "collapsed.safetensors")
     options = {
         "model": given.model,
         "data": given.data,
         "recipe": given.recipe if depth > 1 else str(steady(given)),
         "epochs": epochs or given.epochs,
         "compile": given.compile,
-        "checkpoint": given.init_from and str(Path(given.folder) / given.init_from / "collapsed.safetensors"),
+        "checkpoint": start,
+        "teacher": start if given.taught else None,
     }
     asked = make_options(**options, depth=depth, weight_decay=decay, seed=seed, out=str(folder))
     build(asked, until="collapse")
@@ -75,6 +77,7 @@ def run(
         "depth": depth,
         "course": record.recipe.course,
         "start": given.init_from,
+        "taught": given.taught,
         "decay": record.recipe.weight_decay,
         "seed": seed,
         "epochs": len(record.epochs),
@@ -187,7 +190,8 @@ def document(rows: Mapping[str, dict[str, Any]]) -> str:
     lines = heading("Trained networks and their twins", "samples.py", max(row["load"] for row in rows.values()))
     lines += [
         "Right answers in per cent; weight decay: that of the first epoch; rank: share of the singular values above 1/1000 of "
-        "the largest, mean over layers. A run that starts from another one goes on with its weights.",
+        "the largest, mean over layers. A run that starts from another one goes on with its weights; *taught* by it, it learns "
+        "its answers beside the labels.",
         "",
     ]
     columns = (
@@ -206,7 +210,7 @@ def document(rows: Mapping[str, dict[str, Any]]) -> str:
     cells = [
         (
             *(name, row["dataset"], row.get("course", row["depth"]), f"{row['decay']:g}"),
-            *(row.get("start") or "random", row["epochs"]),
+            *((row.get("start") or "random") + (", taught by it" if row.get("taught") else ""), row["epochs"]),
             *(f"{100 * row['validation']:.2f}", f"{100 * row['test']:.2f}", row["images"], f"{row['rank']:.2f}", row["device"]),
         )
         for name, row in sorted(rows.items())
@@ -224,6 +228,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--recipe", default=RECIPE)
     parser.add_argument("--init-from", metavar="RUN", help="go on from another run of this model under RUNS")
+    parser.add_argument("--taught", action="store_true", help="by what that run came to, beside the labels")
     parser.add_argument("--depths", type=int, nargs="+", default=[SHIPPED, 2, 1], help="which N, in this order")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--search-epochs", type=int, help="to compare the twin's decays after; all where not given")
