@@ -52,7 +52,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "speedup": "Times faster than the dense network.",
         "objective": "What is made small.",
         "narrow": "Offer layers with fewer channels, beside pairs.",
-        "criterion": "How the loss of a cut is predicted.",
+        "criterion": "How the loss of a cut is predicted; with paper, channels stay.",
         "plan": "Use this plan (a plan.json, perhaps edited) instead of searching one.",
         "device": "Where times are taken: local, or the board itself over SSH, ssh://user@host (see docs/devices.md).",
         "receipt": "Better the prices by what a board wrote for the bundle built before: receipt.json, or trtexec-DATE.tar.gz.",

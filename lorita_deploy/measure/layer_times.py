@@ -51,6 +51,8 @@ Narrowed = tuple[Path, Mapping[str, tuple[int, int]]]
 
 CHAINS = (20, 200)
 """Nodes in the empty chains."""
+LEAST_US = 0.1
+"""Least that a node, or a layer, is charged."""
 MOST_BYTES = 4_000_000_000
 """Most disk that the variants may take: very large networks get fewer of them, and their prices are interpolated."""
 
@@ -144,9 +146,11 @@ class MeasuredPricer:
 
     def _us(self, candidate: Candidate, times: Times, full: FullTimes) -> float:
         size = (candidate.k_in, candidate.k_out, candidate.rank)
+        measured = {at: us for (name, at), us in times.items() if name == candidate.layer}
+        if not measured:  # of a layer on constants: the runtime works it out when it loads the network, and no run holds it
+            return LEAST_US
         if size[:2] == self._widths(candidate.layer):
             return time_at(full, candidate.layer, candidate.rank)
-        measured = {at: us for (name, at), us in times.items() if name == candidate.layer}
         return time_between(measured, size, self.layers[candidate.layer], self.estimate)
 
     def _widths(self, layer: str) -> tuple[int, int]:
@@ -225,7 +229,7 @@ def overheads(short: ProfiledArtifact, long: ProfiledArtifact) -> tuple[float, f
 
 
 def _node_us(node: NodeTime, node_us: float) -> float:
-    return max(0.1, node.us + node_us)
+    return max(LEAST_US, node.us + node_us)
 
 
 def _nodes_us(artifact: ProfiledArtifact, node_us: float) -> float:

@@ -11,7 +11,7 @@ from ..compress.calibrate import calibrate
 from ..compress.feeding import on_device_of
 from ..networks import save_weights, survey
 from ..records import CompressedRecord
-from .context import Build, Stage
+from .context import CALIBRATION, Build, Stage
 from .folder import sha256_of
 from .planning import given_plan, searched_plan
 from .recovery import let_go_of_others, recover
@@ -28,8 +28,7 @@ def _calibrate_key(build: Build) -> dict[str, Any]:
     options = build.options
     return {
         "network": build.collapsed.weights_sha256,
-        "data": build.data.content_sha256,
-        "samples": options.calibration_samples,
+        "images": build.calibrated_on,
         "criterion": options.criterion,
         "narrow": options.narrow,
         "seed": options.seed,
@@ -47,7 +46,8 @@ def _run_calibrate(build: Build) -> str:
         criterion=options.criterion,
         network_sha256=build.collapsed.weights_sha256,
     )
-    groups = build.narrowable.calibrate(found.moments) if options.narrow else ()
+    # The paper's rule is in no unit of loss: what channels cost could not be added to it.
+    groups = build.narrowable.calibrate(found.moments) if options.narrow and options.criterion != "paper" else ()
     found = replace(found, record=found.record.model_copy(update={"groups": groups}))
     found.save(build.folder.path)
     line = f"{found.record.samples} examples, {len(found.record.layers)} layers, {found.record.criterion}"
@@ -62,7 +62,8 @@ def _plan_key(build: Build) -> dict[str, Any]:
     return {
         "prices": sha256_of(build.folder / "prices.json"),
         "candidates": sha256_of(build.folder / "candidates.json"),
-        "calibration": sha256_of(build.folder / "calibration.safetensors"),
+        "calibration": build.calibration_key,
+        "written": (options.dynamic_batch, options.simplify),
         "budget": build.budget.model_dump(),
         "local_search": options.local_search,
         "recover": None if options.plan else (options.recover_epochs, options.seed),
@@ -88,7 +89,7 @@ def _run_plan(build: Build) -> str:
 def _compress_key(build: Build) -> dict[str, Any]:
     return {
         "plan": sha256_of(build.folder / "plan.json"),
-        "calibration": sha256_of(build.folder / "calibration.safetensors"),
+        "calibration": build.calibration_key,
         "recover": build.options.recover_epochs,
         "seed": build.options.seed,
     }
@@ -122,6 +123,6 @@ def _size(build: Build, module: nn.Module) -> tuple[int, int]:
     return params, macs
 
 
-CALIBRATE = Stage("calibrate", lambda build: ("calibration.json", "calibration.safetensors"), _calibrate_key, _run_calibrate)
+CALIBRATE = Stage("calibrate", lambda build: CALIBRATION, _calibrate_key, _run_calibrate)
 PLAN = Stage("plan", lambda build: ("plan.json",), _plan_key, _run_plan)
 COMPRESS = Stage("compress", lambda build: ("compressed.json", "compressed.safetensors"), _compress_key, _run_compress)

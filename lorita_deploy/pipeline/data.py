@@ -8,7 +8,7 @@ from typing import Any
 
 from ..records import DataSummary
 from .context import Build, Stage
-from .folder import key_of
+from .folder import key_of, listing
 from .given import sample_given
 
 
@@ -23,19 +23,8 @@ def _data_key(build: Build) -> dict[str, Any]:
         "samples": options.calibration_samples,
         "shape": build.shape,
         "seed": options.seed,
-        "listing": [_listing(Path(source)) for source in sources if source],
+        "listing": [listing(Path(source)) for source in sources if source],
     }
-
-
-def _listing(folder: Path) -> str:
-    """A digest of the names, sizes and times of all files, so that unchanged images need not be read again."""
-    if not folder.is_dir():
-        return "none"
-    total = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        facts = path.stat()
-        total.update(f"{path.relative_to(folder)}|{facts.st_size}|{facts.st_mtime_ns}\n".encode())
-    return total.hexdigest()
 
 
 def _run_data(build: Build) -> str:

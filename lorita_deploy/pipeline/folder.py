@@ -136,6 +136,17 @@ class BuildFolder:
         return self.path / "stages" / f"{name}.json"
 
 
+def listing(folder: Path) -> str:
+    """A digest of the names, sizes and times of all files, so that unchanged images need not be read again."""
+    if not folder.is_dir():
+        return "none"
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        facts = path.stat()
+        total.update(f"{path.relative_to(folder)}|{facts.st_size}|{facts.st_mtime_ns}\n".encode())
+    return total.hexdigest()
+
+
 def program() -> str:
     """The version of this program: what another one computed is computed again."""
     return version("lorita-deploy")

@@ -8,6 +8,7 @@ from ..report.front import markdown, picture
 from .build import run_stages
 from .context import Build, Watch
 from .options import BuildOptions
+from .planning import accuracy_of
 from .recovery import planned_network
 
 POINTS = 10
@@ -60,7 +61,7 @@ def _judged(build: Build, solution: Solution) -> FrontPoint:
     return FrontPoint(
         predicted_us=solution.predicted_us,
         predicted_loss=solution.predicted_loss,
-        accuracy=build.task.evaluate(planned_network(build, solution.changed(), solution.groups)),
+        accuracy=accuracy_of(build, planned_network(build, solution.changed(), solution.groups)),
         best=False,
         groups=tuple(group for group in solution.groups if group.kept < group.width),
         choices=solution.changed(),

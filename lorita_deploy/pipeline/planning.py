@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..compress.plan import Shape, Solution, check_plan, make_plan, shape_of, solve
-from ..errors import TrainingDiverged
 from ..measure.latency import race
 from ..records import (
     Accuracy,
@@ -27,9 +26,8 @@ from ..records import (
     Probe,
     Receipt,
 )
-from .acceptance import judge
+from .acceptance import allowed_drop, judge
 from .exporting import export, export_dense
-from .folder import sha256_of
 from .races import kept_race
 from .recovery import planned_network
 from .search import Search
@@ -116,9 +114,11 @@ class _Planning:
         )
 
     def _best(self, found: Sequence[tuple[Solution, LatencyRatio | None]]) -> Solution:
-        """Within a budget of accuracy the fastest as measured; within one of time the least loss among those that fit,
-        by true loss where rounds of local search are to be compared."""
+        """Within a budget of accuracy the fastest as measured (or the smallest, where that is the objective); within one of
+        time the least loss among those that fit, by true loss where rounds of local search are to be compared."""
         limit_us = self._limit_us()
+        if limit_us is None and self.build.budget.objective != "latency":
+            return min(found, key=lambda pair: pair[0].cost)[0]
         if limit_us is None:
             return min(found, key=lambda pair: pair[1].ratio if pair[1] else pair[0].predicted_us / self.dense_us)[0]
         fitting = [pair for pair in found if pair[1] is None or pair[1].ratio <= limit_us / self.dense_us]
@@ -183,16 +183,11 @@ class _Planning:
     def _network(self, solution: Solution) -> nn.Module:
         return self.build.compressor.network(solution.changed(), solution.groups)
 
-    def _recovered(self, solution: Solution) -> nn.Module:
-        try:
-            return planned_network(self.build, solution.changed(), solution.groups)
-        except TrainingDiverged:  # of one plan among several: no reason to give up the others
-            return self._network(solution)
-
     def _accuracy(self, solution: Solution, epochs: int) -> Accuracy:
         key = shape_of(solution.choices), epochs
         if key not in self.accuracies:
-            self.accuracies[key] = accuracy_of(self.build, self._recovered(solution) if epochs else self._network(solution))
+            network_of = partial(planned_network, self.build) if epochs else self.build.compressor.network
+            self.accuracies[key] = accuracy_of(self.build, network_of(solution.changed(), solution.groups))
         return self.accuracies[key]
 
 
@@ -212,11 +207,11 @@ def draft_race(build: Build, changed: Sequence[Choice], groups: Sequence[GroupCh
 
     The receipt is kept: a plan that is searched again, after a kill or with another budget, decides by the same measurement.
     """
-    network = {name: sha256_of(build.folder / f"{name}.safetensors") for name in ("collapsed", "calibration")}
+    network = {"collapsed": build.collapsed.weights_sha256, "calibration": build.calibration_key}
     options = build.options
     written: tuple[object, ...] = (build.opset, build.precision, options.dynamic_batch, options.simplify)
     if build.precision != "fp32":
-        written += (options.recover_epochs,)
+        written += (options.recover_epochs, allowed_drop(build))
     what = {"draft": shape_of(changed), "written": written, **network}
     return kept_race(build, what, lambda: _raced_draft(build, changed, groups)).ratios[0]
 

@@ -29,11 +29,11 @@ def _precision_key(build: Build) -> dict[str, Any]:
     return {
         "asked": build.asked_precision,
         "network": build.collapsed.weights_sha256,
-        "data": build.data.content_sha256,
-        "samples": options.calibration_samples,
+        "images": build.calibrated_on,
         "target": build.target.model_dump(),
         "opset": build.opset,
         "batch": (options.batch, options.dynamic_batch),
+        "simplify": options.simplify,
         "drop": allowed_drop(build),
         "timed": {"host": build.host_key, "settings": build.settings.model_dump()} if build.on_target else None,
     }

@@ -24,11 +24,12 @@ def _price_key(build: Build) -> dict[str, Any]:
     options = build.options
     measured = {"host": build.host_key, "settings": build.settings.model_dump()} if build.on_target else {}
     return {
-        "calibration": sha256_of(build.folder / "calibration.json"),
+        "calibration": build.calibration_key,
         "target": build.target.model_dump(),
         "precision": build.precision,
         "opset": build.opset,
-        "batch": options.batch,
+        "batch": (options.batch, options.dynamic_batch),
+        "simplify": options.simplify,
         "layer_times": options.layer_times and sha256_of(Path(options.layer_times)),
         "receipt": options.receipt and sha256_of(carried_file(Path(options.receipt))),
         "trust": options.trust_times,
@@ -61,7 +62,7 @@ def _priced(build: Build, offered: Sequence[Candidate], widths: Sequence[WidthOf
     if build.options.layer_times:
         from ..measure.price_table import TablePricer
 
-        host = build.board.host() if build.on_target else None
+        host = build.board.host(build.kind) if build.on_target else None
         path, trust = Path(build.options.layer_times), build.options.trust_times
         return TablePricer(path, host=host, settings=build.settings, trust=trust, **common).price(offered)
     workdir = build.folder / "pricing"

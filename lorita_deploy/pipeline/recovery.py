@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from ..compress.plan import shape_of
 from ..compress.recover import distill
+from ..errors import TrainingDiverged
 from ..networks import load_weights, save_weights
 from ..records import Choice, GroupChoice
-from .folder import RECOVERED, key_of, program, sha256_of
+from .folder import RECOVERED, key_of, program
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def planned_network(build: Build, changed: Sequence[Choice], groups: Sequence[GroupChoice] = ()) -> nn.Module:
-    """The network of these choices, recovered where that was asked for. Raises what `recover` raises."""
+    """The network of these choices, recovered where that was asked for. Raises `BadCheckpoint` as `recover` does."""
     module = build.compressor.network(changed, groups)
     if build.options.recover_epochs and changed:
         recover(build, module, changed)
@@ -31,25 +32,31 @@ def planned_network(build: Build, changed: Sequence[Choice], groups: Sequence[Gr
 
 
 def recover(build: Build, module: nn.Module, changed: Sequence[Choice]) -> None:
-    """Distil ``module``, which is cut as ``changed`` says, in place; where that costs right answers it stays as it was.
+    """Distil ``module``, which is cut as ``changed`` says, in place; where that costs right answers, or comes to nothing, it
+    stays as it was.
 
-    Raises `TrainingDiverged`, and `BadCheckpoint` for kept weights that are damaged.
+    Raises `BadCheckpoint` for kept weights that are damaged.
     """
     kept = _kept(build, changed)
     if kept.exists():
         load_weights(module, kept)
         return
     before, truncated = {name: value.clone() for name, value in module.state_dict().items()}, build.task.evaluate(module)
-    distill(
-        module,
-        build.dense,
-        _all_inputs(build),
-        epochs=build.options.recover_epochs,
-        bf16=_mixed(build),
-        seed=build.options.seed,
-        progress=lambda step, steps: build.watch.progress(step, steps, "recovering"),
-    )
-    if build.task.evaluate(module).value < truncated.value:
+    try:
+        distill(
+            module,
+            build.dense,
+            _all_inputs(build),
+            epochs=build.options.recover_epochs,
+            bf16=_mixed(build),
+            seed=build.options.seed,
+            progress=lambda step, steps: build.watch.progress(step, steps, "recovering"),
+        )
+        better = build.task.evaluate(module).value >= truncated.value
+    except TrainingDiverged as error:  # of one plan, perhaps: no reason to give up the build
+        build.watch.note(f"a cut network could not be recovered: {error.what}")
+        better = False
+    if not better:
         module.load_state_dict(before)
     kept.parent.mkdir(exist_ok=True)
     save_weights(module, kept)
@@ -68,7 +75,7 @@ def _kept(build: Build, changed: Sequence[Choice]) -> Path:
     what = {
         "shape": shape_of(changed),
         "network": build.collapsed.weights_sha256,
-        "calibration": sha256_of(build.folder / "calibration.safetensors"),
+        "calibration": build.calibration_key,
         "data": build.data.content_sha256,
         "how": (build.options.recover_epochs, build.options.seed, _mixed(build), build.device, program()),
     }

@@ -14,7 +14,7 @@ from ..measure.latency import artifact_name, race
 from ..ports import find_exporter
 from ..records import Accuracy, Artifact, ArtifactList, Fidelity, FidelityReport, Receipt, Role, write_atomically
 from ..report import words
-from .acceptance import as_module
+from .acceptance import allowed_drop, as_module
 from .choosing import ships
 from .context import EVALUATION_BATCH, Build, Stage
 from .engines import engines, mark_engines, own_runners, race_otherwise, run_otherwise
@@ -45,6 +45,7 @@ def _export_key(build: Build) -> dict[str, Any]:
         "opset": build.opset,
         "ir": build.ir_version,
         "precision": build.precision,
+        "accepted": None if build.precision == "fp32" else (allowed_drop(build), build.calibrated_on),
         "batch": (options.batch, options.dynamic_batch),
         "simplify": options.simplify,
         "exporter": version("onnx"),

@@ -233,6 +233,30 @@ def test_a_layer_that_is_not_in_the_file_is_named(tmp_path: Path) -> None:
         pricer.price(candidates(layers))
 
 
+def test_what_the_runtime_works_out_when_it_loads_takes_next_to_nothing(tmp_path: Path) -> None:
+    """A layer on a constant, as of learned queries: no run holds a node of it."""
+    path = write_small_onnx(tmp_path / "dense.onnx")
+    model = onnx.load(path)
+    graph = model.graph
+    for name, values in (("query", np.ones((1, 64))), ("folded.weight", np.full((64, 10), 0.1))):
+        graph.initializer.append(onnx.numpy_helper.from_array(values.astype(np.float32), name))
+    (result,) = graph.output
+    last = next(node for node in graph.node if result.name in node.output)
+    last.output[0] = "before"
+    graph.node.append(make_node("MatMul", ["query", "folded.weight"], ["of_query"], name="folded"))
+    graph.node.append(make_node("Add", ["before", "of_query"], [result.name], name="sum"))
+    onnx.save(model, path)
+    layers = {**geometries(16), "folded": Geometry(kind="linear", out_channels=10, in_channels=64)}
+    pricer = MeasuredPricer(
+        path,
+        layers=layers, device=LocalDevice(), settings=SETTINGS, network_sha256="", target=load_target("cpu"), precision="fp32",
+    )  # fmt: skip
+    prices = {each.candidate: each.us for each in pricer.price(candidates(layers)).times}
+    folded = {us for candidate, us in prices.items() if candidate.startswith("folded|")}
+    assert len(folded) == 1, "no form of it is faster than another"
+    assert folded.pop() < 0.2 < prices["head|dense|48x10|full|fp32"]
+
+
 # ---------------------------------------------------------------------------------------------- tables
 
 

@@ -1,6 +1,8 @@
 """What recovery may do to a network: make it better, or leave it alone."""
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 import lorita_deploy as ld
@@ -90,3 +92,67 @@ def test_with_recovery_the_budget_reaches_further(tmp_path, monkeypatch):
     options = make_options(model="fcn", target="jetson", epochs=4, calibration_samples=128, plan=str(given), out=str(tmp_path))
     build(options, until="plan", watch=notes)
     assert "--recover-epochs 2" in " ".join(notes.said)
+
+
+def fcn(folder, **changes):
+    options = {"model": "fcn", "target": "jetson", "epochs": 2, "calibration_samples": 128, "speedup": 1.5}
+    return make_options(**{**options, "out": str(folder), **changes})
+
+
+def test_another_criterion_compresses_anew(tmp_path):
+    """A given plan says nothing of the weights, and moments are the same whatever the criterion."""
+    given = tmp_path / "given.json"
+    build(fcn(tmp_path / "out"), until="compress")
+    Plan.load(tmp_path / "out" / "plan.json").save(given)
+    found = {}
+    for criterion in ("whitened", "svd"):
+        build(fcn(tmp_path / "out", plan=str(given), criterion=criterion), until="compress")
+        found[criterion] = read_weights(tmp_path / "out" / "compressed.safetensors")
+    assert found["svd"].keys() == found["whitened"].keys()
+    assert not all(torch.equal(tensor, found["svd"][name]) for name, tensor in found["whitened"].items())
+
+
+def test_the_papers_rule_keeps_the_channels(tmp_path):
+    """It is in no unit of loss, so what channels cost could not be added to it."""
+    build(fcn(tmp_path, criterion="paper"), until="plan")
+    plan = Plan.load(tmp_path / "plan.json")
+    assert plan.changed()
+    assert not plan.groups
+
+
+def test_other_calibration_images_calibrate_anew(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+
+    def moments(seed):
+        generator = np.random.default_rng(seed)
+        for number in range(24):
+            Image.fromarray(generator.integers(0, 256, (8, 8), dtype=np.uint8)).save(images / f"{number}.png")
+        build(fcn(tmp_path / "out", data="digits", calibration=str(images)), until="calibrate")
+        return (tmp_path / "out" / "calibration.safetensors").read_bytes()
+
+    assert moments(0) != moments(1)
+
+
+def test_a_recovery_that_diverges_leaves_the_network_as_it_was_cut(tmp_path):
+    """As where a network overflows while it is trained, though not as it stands."""
+
+    class Overflowing(nn.Sequential):
+        def forward(self, x):
+            found = super().forward(x)
+            return found * torch.inf if torch.is_grad_enabled() and len(x) == 3 else found
+
+    torch.manual_seed(0)
+    module = Overflowing(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 4)).eval()
+    batches = [(torch.randn(16, 64),) for _ in range(4)]
+
+    batches.append((torch.randn(3, 64),))  # calibration does not get that far
+    judged = Accuracy(metric="score", split="validation", correct=1.0, total=1)
+    task = ld.Task(examples=(batches[0][0][:1],), calibration=batches, evaluate=lambda net: judged)
+    shared = {"model": "own", "target": "jetson", "out": str(tmp_path), "speedup": 1.1, "calibration_samples": 64}
+    build(make_options(**shared), until="compress", model=module, task=task)
+    bare, notes = read_weights(tmp_path / "compressed.safetensors"), Notes()
+    build(make_options(**shared, recover_epochs=1), until="compress", model=module, task=task, watch=notes)
+    assert "could not be recovered: the distillation loss is" in " ".join(notes.said)
+    kept = read_weights(tmp_path / "compressed.safetensors")
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in bare.items())
