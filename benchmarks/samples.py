@@ -236,6 +236,8 @@ def main() -> None:
     parser.add_argument("--ship", action="store_true")
     given = parser.parse_args()
 
+    if given.init_from and given.seeds > 1:  # another seed draws other validation images, which that run has learnt
+        parser.error("--init-from goes on with one seed")
     for depth in given.depths:
         if depth == 1:
             twins(given)

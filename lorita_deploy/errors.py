@@ -173,9 +173,3 @@ class DeviceBusy(OutOfResource):
     """Somebody else times something on the device."""
 
     otherwise = "wait until it is done, then run the same command again: what is finished is kept"
-
-
-def memory_is_full(error: BaseException) -> bool:
-    """Whether that is what ``error`` says: Python's own, or torch's, which for a CPU is a plain `RuntimeError`."""
-    says_so = "allocate memory" in str(error) or "out of memory" in str(error)
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and says_so)

@@ -80,7 +80,7 @@ RECIPES = recipes("vit")
 
 VIT = ModelSpec(
     name="vit",
-    summary="vision transformer, 6 layers of width 128, 4 x 4 patches of RGB 32 x 32 images",
+    summary="vision transformer, 6 layers of width 192, 4 x 4 patches of RGB 32 x 32 images",
     build=VisionTransformer,
     recipe=RECIPES[DEFAULT],
     recipes=RECIPES,

@@ -15,13 +15,14 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "lorita_deploy"
 FOLDERS = {"lorita_deploy": LIBRARY, "lorita_exporters": ROOT / "exporters", "lorita_sample_models": ROOT / "sample_models"}
 
-CONTRACTS = {"attention", "errors", "records", "networks", "forms", "ports", "profiles", "targets"}
+CONTRACTS = {"attention", "errors", "memory", "records", "networks", "forms", "ports", "profiles", "targets"}
 ROOMS = {"train", "compress", "measure", "devices"}
 MAY_IMPORT = {
     "": CONTRACTS | ROOMS | {"pipeline", "bundle"},  # __init__: the public names
     "__main__": {"cli"},
     "errors": set(),
     "attention": set(),
+    "memory": set(),
     "records": {"errors"},
     "networks": {"errors", "records"},
     "forms": {"errors", "records"},

@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 
 import click
 
-from ..errors import LoritaDeployError, OutOfResource, memory_is_full
+from ..errors import LoritaDeployError, OutOfResource
+from ..memory import memory_is_full
 
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 RESUME = "nothing finished is lost: run the same command again to go on"

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from ..memory import free_memory
 from ..ports import EXPORTERS, find_exporter, names
 from ..records import Finding, Health
 from ..targets import Target, all_targets, is_local, this_host
@@ -64,7 +65,7 @@ def _resources(folder: Path) -> Iterator[Finding]:
         found=f"{load:.1f}",
         fix="times measured now will scatter: wait until other work is done (uptime)" if busy else None,
     )
-    memory = _available_memory_bytes()
+    memory = free_memory()
     scarce = memory is not None and memory < LEAST_MEMORY_BYTES
     yield Finding(
         subject="memory",
@@ -88,16 +89,6 @@ def _resources(folder: Path) -> Iterator[Finding]:
         found=f"{free / 2**30:.1f} GiB free",
         fix="build on another disk: --out FOLDER" if full else None,
     )
-
-
-def _available_memory_bytes() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
 
 
 def _cuda() -> Iterator[Finding]:

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import LoritaDeployError, OutOfResource, UnknownName, memory_is_full
+from ..errors import LoritaDeployError, OutOfResource, UnknownName
+from ..memory import memory_is_full
 from ..ports import find_model
 from ..records import BuildReport
 from ..train import processes
@@ -123,6 +124,7 @@ def _pass(stage: Stage, context: Build) -> bool:
     line = stage.run(context)
     seconds = time.perf_counter() - started
     context.folder.finish(stage.name, key, stage.outputs(context), seconds, line)
+    stage.finished(context)
     context.watch.stage_finished(stage.name, seconds, line, False)
     return True
 

@@ -11,7 +11,8 @@ from ..compress.calibrate import calibrate
 from ..compress.feeding import on_device_of
 from ..networks import save_weights, survey
 from ..records import CompressedRecord
-from .context import CALIBRATION, Build, Stage
+from .calibrated import CALIBRATION, calibrated_on, calibration_key
+from .context import Build, Stage
 from .folder import sha256_of
 from .planning import given_plan, searched_plan
 from .recovery import let_go_of_others, recover
@@ -28,7 +29,7 @@ def _calibrate_key(build: Build) -> dict[str, Any]:
     options = build.options
     return {
         "network": build.collapsed.weights_sha256,
-        "images": build.calibrated_on,
+        "images": calibrated_on(build),
         "criterion": options.criterion,
         "narrow": options.narrow,
         "seed": options.seed,
@@ -62,7 +63,7 @@ def _plan_key(build: Build) -> dict[str, Any]:
     return {
         "prices": sha256_of(build.folder / "prices.json"),
         "candidates": sha256_of(build.folder / "candidates.json"),
-        "calibration": build.calibration_key,
+        "calibration": calibration_key(build),
         "written": (options.dynamic_batch, options.simplify),
         "budget": build.budget.model_dump(),
         "local_search": options.local_search,
@@ -89,7 +90,7 @@ def _run_plan(build: Build) -> str:
 def _compress_key(build: Build) -> dict[str, Any]:
     return {
         "plan": sha256_of(build.folder / "plan.json"),
-        "calibration": build.calibration_key,
+        "calibration": calibration_key(build),
         "recover": build.options.recover_epochs,
         "seed": build.options.seed,
     }

@@ -35,7 +35,7 @@ from ..records import (
 )
 from ..targets import is_local, load_target
 from .acceptance import chosen_precision
-from .folder import BuildFolder, key_of, listing, sha256_of
+from .folder import BuildFolder
 from .given import data_given, dataset_given, weights_given
 from .options import BuildOptions
 from .stage import Stage as Stage
@@ -53,9 +53,6 @@ TRAINED_HERE_SIZE = 64
 """Input size of torchvision and timm classifiers that are trained here, where none is asked for."""
 
 EVALUATION_BATCH = 128
-
-CALIBRATION = ("calibration.json", "calibration.safetensors")
-"""What the stage calibrate writes."""
 
 RUNTIME = "onnxruntime"
 """What times artifacts on this machine. If its target runs another runtime, it is not measured by this one, but estimated."""
@@ -155,16 +152,6 @@ class Build:
             return self.own_task
         return images_task(self) if self.data_name is None else labelled_task(self)
 
-    @property
-    def calibrated_on(self) -> dict[str, object]:
-        """What decides the calibration images, for keys. A folder that is given beside labelled data is in no summary."""
-        folder = self.options.calibration
-        return {
-            "data": self.data.content_sha256,
-            "folder": folder and listing(Path(folder)),
-            "samples": self.options.calibration_samples,
-        }
-
     # ------------------------------------------------------------------------------------------ what stages left
 
     @cached_property
@@ -187,11 +174,6 @@ class Build:
         from ..compress.calibrate import Calibration
 
         return Calibration.load(self.folder.path)
-
-    @property
-    def calibration_key(self) -> str:
-        """Of the losses and orders that it found, by which criterion, and of the moments."""
-        return key_of({name: sha256_of(self.folder / name) for name in CALIBRATION})
 
     @cached_property
     def compressor(self) -> Compressor:

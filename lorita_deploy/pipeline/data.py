@@ -16,6 +16,7 @@ def _data_key(build: Build) -> dict[str, Any]:
     options = build.options
     if build.own_task is not None:
         return {"own": True, "shapes": [list(example.shape) for example in build.own_task.examples]}
+    sample = sample_given(build)
     sources = [options.calibration, *([build.data_name.partition(":")[2]] if build.data_name else []), options.data_root]
     return {
         "data": build.data_name,
@@ -23,6 +24,7 @@ def _data_key(build: Build) -> dict[str, Any]:
         "samples": options.calibration_samples,
         "shape": build.shape,
         "seed": options.seed,
+        "sample": sample and sample.digest(),
         "listing": [listing(Path(source)) for source in sources if source],
     }
 

@@ -141,8 +141,9 @@ def listing(folder: Path) -> str:
     if not folder.is_dir():
         return "none"
     total = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        facts = path.stat()
+    found = (Path(place) / name for place, _, names in os.walk(folder, followlinks=True) for name in names)
+    for path in sorted(found):
+        facts = path.stat() if path.exists() else path.lstat()  # a link to nothing is told of when it is read
         total.update(f"{path.relative_to(folder)}|{facts.st_size}|{facts.st_mtime_ns}\n".encode())
     return total.hexdigest()
 

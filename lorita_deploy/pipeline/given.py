@@ -42,8 +42,10 @@ def dataset_given(build: Build) -> Dataset:
 
     assert build.data_name is not None
     root = Path(build.options.data_root) if build.options.data_root else None
-    found = load_dataset(build.data_name, shape=build.shape, seed=build.options.seed, root=root)
     sample = sample_given(build)
+    # What the shipped network was trained on would judge it otherwise.
+    seed = sample.trained.recipe.seed if sample else build.options.seed
+    found = load_dataset(build.data_name, shape=build.shape, seed=seed, root=root)
     return found.normalised(sample.data.mean, sample.data.std) if sample else found
 
 

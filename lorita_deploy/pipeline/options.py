@@ -62,7 +62,7 @@ class BuildOptions(Part):
     narrow_gates: int | None = Field(default=None, ge=0)
     per_head: bool | None = None
     compile: bool = False
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     torch_device: str = "auto"
 
     max_drop: float | None = Field(default=None, ge=0)

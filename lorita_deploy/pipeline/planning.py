@@ -27,6 +27,7 @@ from ..records import (
     Receipt,
 )
 from .acceptance import allowed_drop, judge
+from .calibrated import calibration_key
 from .exporting import export, export_dense
 from .races import kept_race
 from .recovery import planned_network
@@ -207,7 +208,7 @@ def draft_race(build: Build, changed: Sequence[Choice], groups: Sequence[GroupCh
 
     The receipt is kept: a plan that is searched again, after a kill or with another budget, decides by the same measurement.
     """
-    network = {"collapsed": build.collapsed.weights_sha256, "calibration": build.calibration_key}
+    network = {"collapsed": build.collapsed.weights_sha256, "calibration": calibration_key(build)}
     options = build.options
     written: tuple[object, ...] = (build.opset, build.precision, options.dynamic_batch, options.simplify)
     if build.precision != "fp32":

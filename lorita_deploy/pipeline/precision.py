@@ -14,6 +14,7 @@ from ..measure.latency import race
 from ..records import Artifact, LatencyRatio, Precision, PrecisionRecord, PrecisionTrial, Receipt
 from ..report import words
 from .acceptance import allowed_drop, judge
+from .calibrated import calibrated_on
 from .context import Build, Stage
 from .exporting import export
 from .races import kept_race
@@ -29,7 +30,7 @@ def _precision_key(build: Build) -> dict[str, Any]:
     return {
         "asked": build.asked_precision,
         "network": build.collapsed.weights_sha256,
-        "images": build.calibrated_on,
+        "images": calibrated_on(build),
         "target": build.target.model_dump(),
         "opset": build.opset,
         "batch": (options.batch, options.dynamic_batch),

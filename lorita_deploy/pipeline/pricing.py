@@ -11,6 +11,7 @@ from ..compress.plan import narrowed_widths
 from ..compress.rewrite import duplicate
 from ..ports import ForTiming
 from ..records import Candidate, CandidateTable, GroupChoice, PriceTable, WidthOffer
+from .calibrated import calibration_key
 from .carried import bettered, carried_file
 from .context import Build, Stage
 from .exporting import export, export_dense, runtime_of
@@ -24,7 +25,7 @@ def _price_key(build: Build) -> dict[str, Any]:
     options = build.options
     measured = {"host": build.host_key, "settings": build.settings.model_dump()} if build.on_target else {}
     return {
-        "calibration": build.calibration_key,
+        "calibration": calibration_key(build),
         "target": build.target.model_dump(),
         "precision": build.precision,
         "opset": build.opset,

@@ -15,6 +15,7 @@ from ..compress.recover import distill
 from ..errors import TrainingDiverged
 from ..networks import load_weights, save_weights
 from ..records import Choice, GroupChoice
+from .calibrated import calibration_key
 from .folder import RECOVERED, key_of, program
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _kept(build: Build, changed: Sequence[Choice]) -> Path:
     what = {
         "shape": shape_of(changed),
         "network": build.collapsed.weights_sha256,
-        "calibration": build.calibration_key,
+        "calibration": calibration_key(build),
         "data": build.data.content_sha256,
         "how": (build.options.recover_epochs, build.options.seed, _mixed(build), build.device, program()),
     }

@@ -15,6 +15,7 @@ from ..ports import find_exporter
 from ..records import Accuracy, Artifact, ArtifactList, Fidelity, FidelityReport, Receipt, Role, write_atomically
 from ..report import words
 from .acceptance import allowed_drop, as_module
+from .calibrated import calibrated_on
 from .choosing import ships
 from .context import EVALUATION_BATCH, Build, Stage
 from .engines import engines, mark_engines, own_runners, race_otherwise, run_otherwise
@@ -45,7 +46,7 @@ def _export_key(build: Build) -> dict[str, Any]:
         "opset": build.opset,
         "ir": build.ir_version,
         "precision": build.precision,
-        "accepted": None if build.precision == "fp32" else (allowed_drop(build), build.calibrated_on),
+        "accepted": None if build.precision == "fp32" else (allowed_drop(build), calibrated_on(build)),
         "batch": (options.batch, options.dynamic_batch),
         "simplify": options.simplify,
         "exporter": version("onnx"),

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BadCheckpoint, LoritaDeployError, TrainingWarning
 from ..measure.accuracy import accuracy
-from ..networks import TrainedNetwork, evaluating, load_weights, read_weights, save_weights, survey, weights_digest
+from ..networks import TrainedNetwork, evaluating, first_pass, load_weights, read_weights, save_weights, survey, weights_digest
 from ..records import Accuracy, CollapsedRecord, Layer, TrainingForecast
 from .context import EVALUATION_BATCH, Build, Stage
 from .folder import key_of, program, sha256_of
 from .options import BuildOptions
+from .preflight import preflight
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # ---------------------------------------------------------------------------------------------- train
 
+TRAINED = ("trained.json", "trained.safetensors")
 METRICS = "metrics.jsonl"
 """One line of JSON for each epoch of the training."""
 
@@ -49,12 +51,28 @@ def _run_train(build: Build) -> str:
     if not build.trains:
         return "skipped: the network is given"
     trained = fit(build)
+    _set_aside(build)
     save_weights(trained.module, build.folder / "trained.safetensors")
     given = {"started_from": _digest(build.checkpoint), "teacher": _digest(build.options.teacher)}
     trained.record.model_copy(update=given).save(build.folder / "trained.json")
-    shutil.rmtree(_scratch(build), ignore_errors=True)
     best = trained.record.epochs[trained.record.best_epoch - 1].validation
     return f"{percent(best)}, best epoch {trained.record.best_epoch} of {len(trained.record.epochs)}"
+
+
+def _forget_state(build: Build) -> None:
+    """Not before the stage is on record: killed in between, a build would train from the first epoch again."""
+    shutil.rmtree(_scratch(build), ignore_errors=True)
+
+
+def _set_aside(build: Build) -> None:
+    """What was trained here by other options may have taken days: it is not written over."""
+    if build.options.fresh or not (build.folder / TRAINED[1]).exists():
+        return
+    for name in TRAINED:
+        path = build.folder / name
+        if path.exists():
+            path.replace(path.with_name(f"{path.stem}.before{path.suffix}"))
+    build.watch.note("what was trained here before, by other options, is kept as trained.before.safetensors")
 
 
 def _scratch(build: Build) -> Path:
@@ -68,10 +86,7 @@ def fit(build: Build) -> TrainedNetwork:
     from ..train.loop import train
 
     dataset = build.dataset
-    module, teacher = untrained(build), None
-    if build.options.teacher:
-        teacher = build.blank()
-        load_plain_weights(teacher, Path(build.options.teacher), build.options.checkpoint_format)
+    module, teacher = untrained(build), teacher_of(build)
 
     def evaluate(network: nn.Module) -> Accuracy:
         return accuracy(network, dataset.batches("validation", EVALUATION_BATCH), "validation")
@@ -99,6 +114,7 @@ def forecast(options: BuildOptions, watch: Watch | None = None) -> TrainingForec
     build = Build(options, watch=watch)
     if not build.trains:
         raise LoritaDeployError("there is nothing to train", where="--no-train", fix="leave out --no-train")
+    preflight(build)
     build.data = build.dataset.summary  # no data stage ran that would have left it in the folder
     with _warnings_as_notes(build):
         return forecast(
@@ -107,16 +123,33 @@ def forecast(options: BuildOptions, watch: Watch | None = None) -> TrainingForec
             build.recipe,
             model_name=build.options.model,
             device=options.torch_device,
+            teacher=teacher_of(build),
             compile=options.compile,
         )
 
 
 def untrained(build: Build) -> nn.Module:
-    """The plain network that the training starts from: fresh from the seed, or the checkpoint's weights."""
-    module = build.blank()
+    """The plain network that the training starts from: fresh from the seed, or the checkpoint's weights.
+
+    Raises `BadCheckpoint`, and `BadNetwork` where it does not bear images of this size.
+    """
+    import torch
+
+    module, examples = build.blank(), [torch.zeros(1, *build.shape)]
     if build.checkpoint:
         load_plain_weights(module, build.checkpoint, build.options.checkpoint_format)
+    with evaluating(module), torch.inference_mode(), first_pass(module, examples):
+        module(*examples)
     return module
+
+
+def teacher_of(build: Build) -> nn.Module | None:
+    """The network whose answers are learnt beside the labels, if one is given. Raises `BadCheckpoint`."""
+    if not build.options.teacher:
+        return None
+    teacher = build.blank()
+    load_plain_weights(teacher, Path(build.options.teacher), build.options.checkpoint_format)
+    return teacher
 
 
 @contextmanager
@@ -137,7 +170,7 @@ def _warnings_as_notes(build: Build) -> Iterator[None]:
 
 
 def _train_outputs(build: Build) -> tuple[str, ...]:
-    return ("trained.json", "trained.safetensors") if build.trains else ()
+    return TRAINED if build.trains else ()
 
 
 # ---------------------------------------------------------------------------------------------- collapse
@@ -209,16 +242,17 @@ def _run_collapse(build: Build) -> str:
 
 def load_plain_weights(module: nn.Module, path: Path, form: str = "plain") -> None:
     """Load a checkpoint of the plain network, its attentions open or not and its weights factored or not, or one of a LoRITa
-    training, which is collapsed; ``form`` as in `BuildOptions.checkpoint_format`.
+    training (its state between epochs, too), which is collapsed; ``form`` as in `BuildOptions.checkpoint_format`.
 
     Raises `BadCheckpoint`.
     """
     from ..compress.opening import opened_weights
+    from ..train.checkpoint import weights_in
     from ..train.composition import collapse
     from ..train.factored import multiplied_out
     from ..train.published import read_published
 
-    read = multiplied_out(read_weights(path), where=path) if form == "plain" else read_published(path)
+    read = multiplied_out(weights_in(read_weights(path)), where=path) if form == "plain" else read_published(path)
     _load_as_trained(module, path, opened_weights(module, read))
     collapse(module)
 
@@ -255,5 +289,5 @@ def percent(found: Accuracy) -> str:
     return f"{100 * found.value:.2f} % {what} of {found.total:,} {found.split} images"
 
 
-TRAIN = Stage("train", _train_outputs, _train_key, _run_train)
+TRAIN = Stage("train", _train_outputs, _train_key, _run_train, _forget_state)
 COLLAPSE = Stage("collapse", lambda build: ("collapsed.json", "collapsed.safetensors"), _collapse_key, _run_collapse)

@@ -56,7 +56,7 @@ class Recipe(Part):
     batch_size: int = Field(ge=1)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(gt=0)
-    momentum: float = 0.9
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(ge=0)
     """On every weight matrix, factored or not; never on BN, LN or biases, unless ``decay_on`` says so."""
     decay_on: Literal["matrices", "all"] = "matrices"
@@ -90,7 +90,7 @@ class Recipe(Part):
     temperature: float = Field(default=2.0, gt=0)
     """At which the teacher's answers are softened."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     @pydantic.model_validator(mode="after")
     def _makes_sense(self) -> Self:
@@ -106,10 +106,13 @@ class Recipe(Part):
         return self
 
     def lasting(self, epochs: int) -> Recipe:
-        """The same course over so many epochs: phases begin at the same share of it."""
-        starts = (max(2, 1 + (phase.start - 1) * epochs // self.epochs) for phase in self.phases)
-        phases = tuple(p.model_copy(update={"start": start}) for p, start in zip(self.phases, starts, strict=True))
-        return self.model_copy(update={"epochs": epochs, "phases": phases})
+        """The same course over so many epochs: phases begin at the same share of it, in fewer epochs perhaps together."""
+        phases: dict[int, Phase] = {}
+        for phase in self.phases:
+            start = max(2, 1 + (phase.start - 1) * epochs // self.epochs)
+            changes = {**phase.model_dump(exclude_none=True), "start": start}
+            phases[start] = phases.get(start, phase).model_copy(update=changes)
+        return self.model_copy(update={"epochs": epochs, "phases": tuple(phases.values())})
 
     @property
     def most_factors(self) -> int:

@@ -59,6 +59,11 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return {name.removeprefix("model/"): shape for name, shape in found.items() if name.startswith("model/")}
 
 
+def weights_in(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a training's state, called as in the network; other tensors as they are."""
+    return {name.removeprefix("model/"): each for name, each in tensors.items() if name.startswith("model/")} or tensors
+
+
 def save(
     folder: Path,
     identity: dict[str, object],

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BadData, UnknownName
+from ..memory import free_memory
 from ..records import Augmentation
 from .images import SUFFIXES, ImageFiles, Shape, decode, evenly_spaced, find_images, fit
 from .splits import VALIDATION_SHARE, Dataset, ImageBatches, Split, carve, describe
@@ -239,9 +240,9 @@ def _class_folders(place: Path, classes: tuple[str, ...], shape: Shape) -> Split
 
 
 def _in_memory(splits: dict[str, Split], shape: Shape) -> dict[str, Split]:
-    """Decoded once and kept, if there is room."""
+    """Decoded once and kept, if there is room: for each of the processes that train here together."""
     needed = sum(len(split) for split in splits.values()) * shape[0] * shape[1] * shape[2]
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > MEMORY_SHARE * free:
+    free, processes = free_memory(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if free is not None and needed * processes > MEMORY_SHARE * free:
         return splits
     return {name: Split(split.images[:], split.labels) for name, split in splits.items()}

@@ -13,7 +13,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..errors import OutOfResource, memory_is_full
+from ..errors import OutOfResource
+from ..memory import memory_is_full
 from ..records import Recipe
 from .augment import augment
 from .averaging import Average
@@ -84,7 +85,8 @@ class Epochs:
 
     def walk(self, epoch: int, network: Network, losses: Sequence[float] = ()) -> Iterator[Tensor]:
         """Step after step: the mean loss, on the device."""
-        torch.manual_seed(self.recipe.seed * 100_003 + epoch)  # dropout and the like
+        share = 1_000_000_007 * self.accelerator.process_index  # of a batch, which is dropped out on its own
+        torch.manual_seed(self.recipe.seed * 100_003 + epoch + share)
         network.model.train()
         for step, (images, labels) in enumerate(self.batches(epoch)):
             number = (epoch - 1) * self.steps + step

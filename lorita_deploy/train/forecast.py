@@ -26,24 +26,35 @@ STEPS = 3
 
 
 def forecast(
-    module: nn.Module, dataset: Dataset, recipe: Recipe, *, model_name: str, device: str = "auto", compile: bool = False
+    module: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    model_name: str,
+    device: str = "auto",
+    teacher: nn.Module | None = None,
+    compile: bool = False,
 ) -> TrainingForecast:
     """Train ``module`` (plain, changed in place) for `STEPS` steps and say what the whole will take.
 
-    The time of judging the validation images after each epoch is taken as a third of a training pass over as many: a forward
-    pass without a backward one.
+    The steps are those of the epoch in which N is largest, at full width: where other phases have fewer factors or trim, the
+    whole takes less. The time of judging the validation images after each epoch is taken as a third of a training pass over as
+    many: a forward pass without a backward one.
     """
     accelerator = accelerator_for(device)
     place = find_device(device, accelerator)
     recipe = recipe.model_copy(update={"augment": tuple(each for each in recipe.augment if each in dataset.augment)})
     params = sum(parameter.numel() for parameter in module.parameters())
-    structure(module, recipe, 1).to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    dearest = max(range(1, recipe.epochs + 1), key=recipe.depth_at)  # the first of these
+    structure(module, recipe.model_copy(update={"depth": recipe.most_factors}), 1).to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if teacher is not None:
+        teacher.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = Average(module, recipe.ema) if recipe.ema else None
-    epochs = Epochs(accelerator, place, dataset, recipe, objective(recipe, dataset, None, None))
+    epochs = Epochs(accelerator, place, dataset, recipe, objective(recipe, dataset, None, teacher))
     network = prepared(module, make_optimizer(module, recipe), average, epochs, compile)
     clock = [time.perf_counter_ns()]
     with torch.random.fork_rng([place] if place.type == "cuda" else []):
-        for value in islice(epochs.walk(1, network), STEPS):
+        for value in islice(epochs.walk(dearest, network), STEPS):
             value.item()  # waits for the device
             clock.append(time.perf_counter_ns())
     times = [(after - before) / 1e9 for before, after in pairwise(clock)]

@@ -202,11 +202,12 @@ def _judged(module: nn.Module, evaluate: Callable[[nn.Module], Accuracy], epoch:
 
 def _check(module: nn.Module, found: Pass, epoch: int, recipe: Recipe, folder: Path) -> None:
     kept = f"epoch {epoch - 1} is kept" if epoch > 1 else "no epoch was finished"
+    onward = f"; --init-from {checkpoint.BEST} from there goes on with the best epoch" if epoch > 1 else ""
     if not math.isfinite(found.loss) or not all(bool(torch.isfinite(tensor).all()) for tensor in module.parameters()):
         raise TrainingDiverged(
             f"in epoch {epoch} the loss or the weights are no longer numbers; {kept}",
             where=folder,
-            fix="lower the learning rate (--lr) to a third; or lower N, or train in fp32",
+            fix=f"lower the learning rate (--lr) to a third; or lower N, or train in fp32{onward}",
         )
     factored = factored_layers(module)
     with torch.no_grad():
@@ -216,7 +217,7 @@ def _check(module: nn.Module, found: Pass, epoch: int, recipe: Recipe, folder: P
             f"in epoch {epoch} the weights, products of {recipe.depth_at(epoch)} factors, have faded to nothing "
             f"(the largest is {largest:.0e}), and their gradients vanish with them; {kept}",
             where=folder,
-            fix="lower N (--depth) or the weight decay (--weight-decay)",
+            fix=f"lower N (--depth) or the weight decay (--weight-decay){onward}",
         )
 
 

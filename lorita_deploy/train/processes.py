@@ -34,7 +34,9 @@ def accelerator_for(device: str) -> Accelerator:
     from accelerate.utils import InitProcessGroupKwargs
 
     on_cpu = several() and (device == "cpu" or not torch.cuda.is_available())  # otherwise taken for one process each
-    return Accelerator(device_placement=False, cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+    handlers = [InitProcessGroupKwargs(timeout=PATIENCE)]
+    # Precision is the recipe's, whatever the launcher was configured to.
+    return Accelerator(device_placement=False, cpu=on_cpu, mixed_precision="no", kwargs_handlers=handlers)
 
 
 def agreed(trains: bool, device: str) -> bool:

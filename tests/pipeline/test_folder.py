@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from lorita_deploy.errors import FolderBusy, OutOfResource
-from lorita_deploy.pipeline.folder import BuildFolder, key_of
+from lorita_deploy.pipeline.folder import BuildFolder, key_of, listing
 
 
 @pytest.fixture
@@ -76,6 +76,18 @@ def test_a_folder_that_cannot_be_made_is_out_of_resource(tmp_path):
 def test_key_is_canonical():
     assert key_of({"a": 1, "b": (1, 2)}) == key_of({"b": [1, 2], "a": 1})
     assert key_of({"a": 1}) != key_of({"a": 2})
+
+
+def test_a_listing_follows_links_and_bears_those_to_nothing(tmp_path):
+    elsewhere, images = tmp_path / "elsewhere", tmp_path / "images"
+    elsewhere.mkdir()
+    images.mkdir()
+    (images / "train").symlink_to(elsewhere)
+    before = listing(images)
+    (elsewhere / "a.png").write_bytes(b"1")
+    assert listing(images) != before
+    (images / "b.png").symlink_to(tmp_path / "gone.png")
+    assert len(listing(images)) == 64
 
 
 def test_busy_is_a_resource_error():

@@ -7,6 +7,7 @@ import pytest
 from lorita_deploy.errors import BadRecord, LoritaDeployError, UnknownName
 from lorita_deploy.pipeline import build, make_options, read_config
 from lorita_deploy.pipeline.options import DEFAULT_MAX_DROP, milliseconds
+from lorita_deploy.ports import find_model
 from lorita_deploy.records import Phase, Recipe
 
 
@@ -56,11 +57,9 @@ def test_recipe_takes_only_what_was_given():
 def test_phases_move_with_the_epochs():
     phases = (Phase(start=15, weight_decay=0.0), Phase(start=20, depth=2))
     default = Recipe(epochs=20, batch_size=64, lr=0.1, weight_decay=1e-3, phases=phases)
-    for epochs, starts in ((20, [15, 20]), (40, [29, 39]), (10, [8, 10]), (5, [4, 5])):
+    for epochs, starts in ((20, [15, 20]), (40, [29, 39]), (10, [8, 10]), (5, [4, 5]), (1, [2])):
         changed = make_options(model="vgg16", epochs=epochs).recipe_from(default)
         assert [phase.start for phase in changed.phases] == starts
-    with pytest.raises(LoritaDeployError, match="one after the other"):
-        make_options(model="vgg16", epochs=1).recipe_from(default)
 
 
 def test_phases_never_have_more_factors_than_were_asked_for():
@@ -90,6 +89,22 @@ def test_the_decay_of_phases_changes_in_proportion():
     rising = default.model_copy(update={"weight_decay": 0.0})
     changed = make_options(model="vgg16", weight_decay=1e-3).recipe_from(rising)
     assert [changed.weight_decay_at(epoch) for epoch in (1, 5, 10)] == [1e-3, 2e-4, 0.0]
+
+
+def test_in_few_epochs_phases_may_begin_together():
+    recipe = make_options(model="vgg16", epochs=6).recipe_from(find_model("vgg16").recipe_called("sample"))
+    starts = [phase.start for phase in recipe.phases]
+    assert starts == sorted(set(starts))
+    assert len(starts) < len(find_model("vgg16").recipe_called("sample").phases)
+    assert recipe.weight_decay_at(6) == pytest.approx(4e-4)
+    assert recipe.depth_at(6) == 2
+    assert [recipe.trim_at(start) for start in starts] == [1e-2] * len(starts)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_that_no_generator_takes_are_refused(seed):
+    with pytest.raises(LoritaDeployError, match="seed"):
+        make_options(model="fcn", seed=seed)
 
 
 def test_config_file(tmp_path):

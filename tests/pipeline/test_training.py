@@ -6,17 +6,18 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from lorita_deploy.errors import BadCheckpoint, BadData, LoritaDeployError, UnknownName
+from lorita_deploy.errors import BadCheckpoint, BadData, BadNetwork, LoritaDeployError, UnknownName
 from lorita_deploy.networks import read_weights, save_weights
 from lorita_deploy.pipeline import Watch, build, forecast, make_options
-from lorita_deploy.pipeline.folder import sha256_of
+from lorita_deploy.pipeline.folder import BuildFolder, sha256_of
 from lorita_deploy.ports import ModelSpec
-from lorita_deploy.records import Accuracy, CollapsedRecord, DataSummary, Recipe, SampleRecord, TrainRecord
+from lorita_deploy.records import Accuracy, CollapsedRecord, DataSummary, Recipe, SampleRecord, StageRecord, TrainRecord
 from lorita_deploy.train.composition import factored_layers, factorize
 from lorita_deploy.train.factored import save_factored
 
@@ -30,6 +31,8 @@ def network(classes: int, input_size: int) -> nn.Module:
 RECIPE = Recipe(epochs=3, batch_size=64, lr=0.1, weight_decay=1e-3, precision="fp32")
 TINY = ModelSpec("tiny", "a small network", network, RECIPE, channels=1, input_size=8)
 NAME = f"{__name__}:TINY"
+FIXED = dataclasses.replace(TINY, name="fixed", build=lambda classes, size: network(classes, 8))
+"""Bears images of one size only, as some families do."""
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +99,53 @@ def test_another_teacher_trains_anew(dense: Path, tmp_path: Path) -> None:
     assert record(tmp_path).weights_sha256 != first
 
 
+def test_what_was_trained_by_other_options_is_not_written_over(tmp_path: Path) -> None:
+    run(tmp_path, epochs=1)
+    first, weights = record(tmp_path), (tmp_path / "trained.safetensors").read_bytes()
+    assert run(tmp_path, epochs=1).notes == []
+    told = run(tmp_path, epochs=2)
+    assert any("is kept as trained.before.safetensors" in note for note in told.notes)
+    assert record(tmp_path).recipe.epochs == 2
+    assert TrainRecord.load(tmp_path / "trained.before.json") == first
+    assert (tmp_path / "trained.before.safetensors").read_bytes() == weights
+    run(tmp_path, epochs=3, fresh=True)
+    assert TrainRecord.load(tmp_path / "trained.before.json") == first, "--fresh gives up what it finds"
+
+
+def test_killed_before_the_stage_is_on_record_nothing_is_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = BuildFolder.finish
+
+    def killed(folder: BuildFolder, name: str, *others: Any) -> StageRecord:
+        if name == "train":
+            raise KeyboardInterrupt
+        return finish(folder, name, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BuildFolder, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path)
+    weights = (tmp_path / "trained.safetensors").read_bytes()
+    told = run(tmp_path)
+    assert told.texts == []
+    assert (tmp_path / "trained.safetensors").read_bytes() == weights
+    assert not any((tmp_path / "training").iterdir())
+
+
+def test_the_state_between_epochs_is_a_checkpoint_too(tmp_path: Path) -> None:
+    """What a training that was stopped, or diverged, has kept is of use."""
+
+    class Stop(Told):
+        def progress(self, done: float, total: float, text: str = "") -> None:
+            if text.startswith("epoch 2"):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(make_options(model=NAME, input_size=8, out=str(tmp_path / "a")), until="train", watch=Stop())
+    (best,) = (tmp_path / "a" / "training").glob("*/best.safetensors")
+    run(tmp_path / "b", epochs=1, checkpoint=str(best))
+    assert record(tmp_path / "b").started_from == sha256_of(best)
+
+
 def test_gates_and_phases_go_through_to_the_collapsed_network(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
@@ -130,6 +180,17 @@ def test_a_forecast_writes_nothing(tmp_path: Path) -> None:
         forecast(make_options(model=NAME, input_size=8, train=False))
 
 
+def test_a_forecast_is_of_the_epochs_with_most_factors_and_of_the_teacher(dense: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        "epochs = 4\nbatch_size = 64\nlr = 0.1\nweight_decay = 1e-3\ndepth = 1\n[[phases]]\nstart = 3\ndepth = 3\n"
+    )
+    found = forecast(make_options(model=NAME, input_size=8, recipe=str(recipe), teacher=str(dense)))
+    assert found.trained_params == sum(p.numel() for p in factorize(network(10, 8), 3).parameters()) > found.params
+    with pytest.raises(LoritaDeployError, match="--teacher: there is no such file"):
+        forecast(make_options(model=NAME, input_size=8, teacher=str(tmp_path / "none.safetensors")))
+
+
 # ---------------------------------------------------------------------------------------------- bad input
 
 
@@ -141,6 +202,13 @@ def test_a_training_of_another_network_is_not_given_up_unasked(tmp_path: Path, u
         build(make_options(model="vit", epochs=1, out=str(tmp_path)), until="train", watch=Told())
     assert "--fresh" in str(error.value.fix)
     assert record(tmp_path) == before
+
+
+def test_images_that_the_network_does_not_bear_are_told_before_the_first_step(tmp_path: Path) -> None:
+    for start in (forecast, lambda options: build(options, until="train")):
+        with pytest.raises(BadNetwork, match=r"forward pass fails on inputs of shape \[\(1, 1, 16, 16\)\]") as caught:
+            start(make_options(model=f"{__name__}:FIXED", input_size=16, out=str(tmp_path)))
+        assert "--input-size" in caught.value.fix
 
 
 def test_what_makes_a_training_pointless_is_noted(tmp_path: Path) -> None:
@@ -196,6 +264,11 @@ def test_a_shipped_network_is_taken_with_its_data(dense: Path, tmp_path: Path, m
     found, expected = (CollapsedRecord.load(folder / "collapsed.json") for folder in (tmp_path / "build", dense.parent))
     assert found.accuracy[0].total == expected.accuracy[0].total
     assert abs(found.accuracy[0].correct - expected.accuracy[0].correct) <= 3
+    run(tmp_path / "seed", until="data", sample=True, seed=1)
+    seed = DataSummary.load(tmp_path / "seed" / "data.json")
+    assert seed.content_sha256 == summary.content_sha256, "another seed judges by images that it was not trained on, too"
+    run(tmp_path / "build", until="data", checkpoint=str(dense), train=False)
+    assert DataSummary.load(tmp_path / "build" / "data.json").mean == summary.mean, "without --sample the data's own"
     with pytest.raises(LoritaDeployError, match="both name weights"):
         run(tmp_path / "two", sample=True, checkpoint=str(dense))
 

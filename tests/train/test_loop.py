@@ -204,6 +204,7 @@ def test_a_diverging_training_stops_and_keeps_the_last_good_epoch(digits: Datase
         run(digits, tmp_path, loss=poison, on_epoch=lambda each: epochs.append(each.epoch))
     assert "lower the learning rate" in str(caught.value)
     assert "epoch 2 is kept" in str(caught.value)
+    assert "--init-from best.safetensors" in str(caught.value)
     kept = read_weights(tmp_path / LAST)
     assert all(torch.isfinite(tensor).all() for tensor in kept.values())
 

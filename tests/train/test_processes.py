@@ -29,6 +29,13 @@ EDGE = 8
 """Pixels; the sample networks are small there."""
 
 
+def test_precision_is_the_recipes_whatever_the_launcher_was_configured_to() -> None:
+    asked = "from lorita_deploy.train.processes import accelerator_for; print(accelerator_for('cpu').mixed_precision)"
+    environment = os.environ | {"ACCELERATE_MIXED_PRECISION": "bf16"}
+    done = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "no"
+
+
 def data(images: int = 128) -> Dataset:
     digits = load_dataset("digits", shape=(1, EDGE, EDGE))
     part = {name: Split(split.images[:images], split.labels[:images]) for name, split in digits.splits.items()}
