@@ -80,7 +80,6 @@ FAMILY = ("train", "plan", "compress", "export", "build")
 """Each runs the stages of the one before it, and some more."""
 FIRST_READ = {
     **dict.fromkeys((*SECTIONS["What to keep, what to gain"], *SECTIONS["Artifact"]), "plan"),
-    "simplify": "export",
     **dict.fromkeys(("rungs", "require_speedup"), "build"),
 }
 """The first of the family in which an option does something; where it is not named, all of them."""

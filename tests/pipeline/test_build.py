@@ -85,7 +85,7 @@ LATER = (
         }.items()
     ),
     *(("train", name, value) for name, value in {"speedup": 1.1, "precision": "int8", "opset": 16, "batch": 4}.items()),
-    *(("compress", "simplify", False), ("export", "rungs", 2), ("export", "require_speedup", 1.1)),
+    *(("train", "simplify", False), ("export", "rungs", 2), ("export", "require_speedup", 1.1)),
 )
 
 
