@@ -233,13 +233,19 @@ def find_model(name: str) -> ModelSpec:
     prefix, colon, rest = name.partition(":")
     if not colon:
         spec = _load(MODELS, "model", name)
-    elif prefix in names(MODEL_FAMILIES):
+    elif of_a_family(name):
         spec = _load(MODEL_FAMILIES, "model family", prefix)(rest)
     else:
         spec = _from_function(prefix, rest)
     if not isinstance(spec, ModelSpec):
         raise BadNetwork(f"{name} is a {type(spec).__name__}, not a ModelSpec", where=name)
     return spec
+
+
+def of_a_family(name: str) -> bool:
+    """Whether ``name`` is ``family:rest``, of a family of models that is registered."""
+    prefix, colon, _ = name.partition(":")
+    return bool(colon) and prefix in names(MODEL_FAMILIES)
 
 
 def find_exporter(name: str) -> Exporter:

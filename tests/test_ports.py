@@ -4,13 +4,14 @@ import pytest
 from torch import nn
 
 from lorita_deploy.errors import BadNetwork, UnknownName
-from lorita_deploy.ports import EXPORTERS, MODELS, ModelSpec, find_exporter, find_model, names
+from lorita_deploy.ports import EXPORTERS, MODELS, ModelSpec, find_exporter, find_model, names, of_a_family
 
 
 def test_our_own_plug_ins_come_through_the_public_door():
     assert {"fcn", "vgg16", "resnet20", "vit"} <= set(names(MODELS))
     assert names(EXPORTERS) == ["onnx", "tensorrt", "tensorrt-rtx"]
     assert find_model("vgg16").name == "vgg16"
+    assert [of_a_family(name) for name in ("vgg16", "torchvision:resnet18", "mynets:tiny")] == [False, True, False]
     assert find_exporter("onnx").source == "network"
 
 

@@ -27,9 +27,9 @@ def _of_the_family(name: str) -> Callable[..., click.Command]:
     """A command with all options of a build."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
-        dry_run = click.option(
-            "--dry-run", is_flag=True, help="Only show the stages, what is cached, and what would be written."
-        )
+        stages = "the stages, what is cached, and what would be written"
+        shown = "what the training would take, from a few steps of it" if name == "train" else stages
+        dry_run = click.option("--dry-run", is_flag=True, help=f"Only show {shown}.")
         return click.command(name, cls=BuildCommand)(with_build_options(dry_run(with_screen(function))))
 
     return decorate

@@ -21,7 +21,8 @@ SECTIONS: dict[str, dict[str, str]] = {
         "checkpoint": "Weights to start from, factored in balance: safetensors, or a .pt file that holds tensors only.",
         "checkpoint_format": "lorita: a checkpoint of the published LoRITa code (ResNets), collapsed exactly.",
         "sample": "Take the trained network that ships with the model instead of training one.",
-        "input_size": "Height and width of the network's input  [default: the model's own]",
+        "input_size": "Height and width of the network's input  [default: the model's own; 64 where one of a family, such as "
+        "torchvision's, is trained here]",
         "classes": "Number of classes  [default: as many as the data has]",
     },
     "Data": {

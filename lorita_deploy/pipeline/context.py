@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from ..devices.address import find_device
 from ..errors import LoritaDeployError
 from ..networks import CompressedNetwork, load_weights
-from ..ports import Device, Exporter, ModelSpec, Task, find_exporter, find_model
+from ..ports import Device, Exporter, ModelSpec, Task, find_exporter, find_model, of_a_family
 from ..records import (
     Accuracy,
     Artifact,
@@ -99,8 +99,7 @@ class Build:
     def input_size(self) -> int:
         if self.options.input_size:
             return self.options.input_size
-        from_a_family = ":" in self.options.model
-        return TRAINED_HERE_SIZE if self.trains and from_a_family else self.spec.input_size
+        return TRAINED_HERE_SIZE if self.trains and of_a_family(self.options.model) else self.spec.input_size
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -32,6 +32,10 @@ def _data_key(build: Build) -> dict[str, Any]:
 def _run_data(build: Build) -> str:
     summary = _summary(build)
     summary.save(build.folder / "data.json")
+    sample = sample_given(build)
+    if sample and build.data_name == sample.dataset and summary.content_sha256 != sample.data.content_sha256:
+        trained_on = f"the images that the shipped network was trained on ({sample.trained_on})"
+        build.watch.note(f"these are not {trained_on}: some of those may be what it is judged by")
     counts = ", ".join(f"{count:,} {split}" for split, count in summary.counts.items())
     kind = f"{len(summary.classes)} classes" if summary.classes else "unlabelled"
     return f"{summary.name}: {counts} ({kind}, {'x'.join(map(str, summary.shape))})"

@@ -258,13 +258,15 @@ def test_a_shipped_network_is_taken_with_its_data(dense: Path, tmp_path: Path, m
     )  # fmt: skip
     shipped.save(tmp_path / "tiny.json")
     monkeypatch.setattr(sys.modules[__name__], "TINY", dataclasses.replace(TINY, sample=weights))
-    run(tmp_path / "build", until="collapse", sample=True)
+    assert run(tmp_path / "build", until="collapse", sample=True).notes == []
     assert DataSummary.load(tmp_path / "build" / "data.json").mean == shipped.data.mean
     assert not (tmp_path / "build" / "trained.json").exists()
     found, expected = (CollapsedRecord.load(folder / "collapsed.json") for folder in (tmp_path / "build", dense.parent))
     assert found.accuracy[0].total == expected.accuracy[0].total
     assert abs(found.accuracy[0].correct - expected.accuracy[0].correct) <= 3
-    run(tmp_path / "seed", until="data", sample=True, seed=1)
+    shipped.model_copy(update={"data": elsewhere.model_copy(update={"content_sha256": "0" * 64})}).save(tmp_path / "tiny.json")
+    told = run(tmp_path / "seed", until="data", sample=True, seed=1)
+    assert any("these are not the images that the shipped network was trained on (digits)" in note for note in told.notes)
     seed = DataSummary.load(tmp_path / "seed" / "data.json")
     assert seed.content_sha256 == summary.content_sha256, "another seed judges by images that it was not trained on, too"
     run(tmp_path / "build", until="data", checkpoint=str(dense), train=False)
