@@ -118,9 +118,9 @@ def document(rows: Mapping[str, dict[str, Any]]) -> str:
         lines.append(f"{number}. on {where}; load average before: {highest:.2f} at most.")
     lines += ["", "Fewer: share of the dense network's that is gone. Test: right answers of the artifacts in per cent.", ""]
     lines += [
-        "Rivals: how many small networks ran in one race with the dense one. Faster of different races is not compared closely."
+        "In one race: compressed networks that ran in turns with the dense one; times of different races differ by more.",
+        "",
     ]
-    lines += [""]
     columns = (
         "network",
         "data",

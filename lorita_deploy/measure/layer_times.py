@@ -146,11 +146,11 @@ class MeasuredPricer:
 
     def _us(self, candidate: Candidate, times: Times, full: FullTimes) -> float:
         size = (candidate.k_in, candidate.k_out, candidate.rank)
-        measured = {at: us for (name, at), us in times.items() if name == candidate.layer}
-        if not measured:  # of a layer on constants: the runtime works it out when it loads the network, and no run holds it
+        if (candidate.layer, None) not in full:  # on constants: worked out when the network is loaded, so no run holds it
             return LEAST_US
         if size[:2] == self._widths(candidate.layer):
             return time_at(full, candidate.layer, candidate.rank)
+        measured = {at: us for (name, at), us in times.items() if name == candidate.layer}
         return time_between(measured, size, self.layers[candidate.layer], self.estimate)
 
     def _widths(self, layer: str) -> tuple[int, int]:
