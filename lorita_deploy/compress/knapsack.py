@@ -87,7 +87,7 @@ class Table:
         return cls(offers, tuple(widths), fixed, prices.rest_us)
 
     def dense(self, solver: str) -> Pick:
-        return Pick(tuple(layer[0] for layer in self.offers), tuple(each.kept[0] for each in self.widths), solver)
+        return Pick(tuple(layer[0] for layer in self.offers), self._whole(), solver)
 
     def cheapest(self, time_limit_s: float = 10.0) -> Pick:
         """The least cost, whatever the loss."""
@@ -96,7 +96,21 @@ class Table:
         program = _Program(self)
         losses = program.loss / (float(program.loss.max()) or 1.0)
         found = program.solve(program.cost / program.cost.max() + 1e-6 * losses, None, None, time_limit_s)
-        return found or self.dense("highs: time limit, dense")
+        if found is not None:
+            return found
+        note = f"the fastest with all channels, as the solver found none of its own within {time_limit_s:g} s"
+        return Pick(self._fastest_whole(), self._whole(), "highs: time limit, the fastest with all channels", note)
+
+    def _fastest_whole(self) -> tuple[Offer, ...]:
+        """Each layer's cheapest offer with all its channels: they fit together whatever the groups are."""
+        sizes = [(layer[0].candidate.k_in, layer[0].candidate.k_out) for layer in self.offers]
+        return tuple(
+            min((each for each in layer if (each.candidate.k_in, each.candidate.k_out) == size), key=_cheapest)
+            for layer, size in zip(self.offers, sizes, strict=True)
+        )
+
+    def _whole(self) -> tuple[int, ...]:
+        return tuple(each.kept[0] for each in self.widths)
 
     def least_loss(self, budget: float, time_limit_s: float) -> Pick:
         """Least loss with the offers' costs within ``budget``, which is known to be possible."""
@@ -124,7 +138,7 @@ class Table:
             return Pick(rounded.offers, (), "highs: time limit, relaxation rounded", note)
         note = f"the solver found no plan of its own within {time_limit_s:g} s; this one is the fastest"
         fastest = self.cheapest(time_limit_s)
-        return Pick(fastest.offers, fastest.kept, "highs: time limit, the fastest instead", note)
+        return Pick(fastest.offers, fastest.kept, "highs: time limit, the fastest instead", fastest.note or note)
 
 
 def _order(candidate: Candidate) -> tuple[bool, bool]:

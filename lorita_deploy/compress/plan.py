@@ -137,8 +137,9 @@ def _solution(table: Table, pick: Pick, *, feasible: bool = True, note: str = ""
 def _out_of_reach(table: Table, cheapest: Pick, budget: float, least: float, unit: str) -> Solution:
     heaviest = sorted(cheapest.offers, key=lambda offer: -offer.cost)[:3]
     binding = ", ".join(f"{offer.candidate.layer} ({offer.cost / least:.0%})" for offer in heaviest)
+    nearest = cheapest.note or "with every layer in its cheapest form"
     note = (
-        f"a budget of {budget:.6g} {unit} cannot be met: the nearest is {least:.6g}, with every layer in its cheapest form; "
+        f"a budget of {budget:.6g} {unit} cannot be met: the nearest is {least:.6g}, {nearest}; "
         f"of that {table.fixed / least:.0%} is outside the layers; the layers that bind: {binding}"
     )
     return _solution(table, cheapest, feasible=False, note=note)

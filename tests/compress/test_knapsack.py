@@ -159,3 +159,24 @@ def test_a_layer_between_two_groups_takes_both_widths() -> None:
     found, wrong = narrowed_widths(choices, geometries, groups)
     assert found == {"a": (3, 8), "b": (8, 16), "c": (64, 10)}
     assert not wrong
+
+
+def test_a_solver_without_time_gives_a_plan_with_all_channels_that_fits_and_says_so() -> None:
+    candidates, prices = tables(3)
+    cheapest = {
+        layer: min(
+            time.us
+            for time, each in zip(prices.times, candidates, strict=True)
+            if each.layer == layer and each.form in ("dense", "pair")
+        )
+        for layer in LAYERS
+    }
+    reached = prices.rest_us + sum(cheapest.values())
+    found = solve(candidates, prices, budget_us=reached + 1.0, widths=WIDTHS, time_limit_s=0.0)
+    assert found.feasible
+    assert found.predicted_us == pytest.approx(reached)
+    assert all(group.kept == group.width for group in found.groups)
+    assert "all channels, as the solver found none" in found.note
+    missed = solve(candidates, prices, budget_us=reached - 1.0, widths=WIDTHS, time_limit_s=0.0)
+    assert not missed.feasible
+    assert "all channels, as the solver found none" in missed.note
