@@ -31,6 +31,8 @@ RECIPE = "sample"
 """Of the model's recipes, that of the networks that ship."""
 SHIPPED = 3
 """N of the networks that ship."""
+WEIGHTS = "collapsed.safetensors"
+"""What a run came to, in its folder."""
 LARGEST_MB = 10.0
 """What is larger does not ship: the training did not make it low-rank."""
 DECAYS, STEP, FURTHEST = (0.25, 1.0, 4.0), 4.0, (1 / 64, 64.0)
@@ -38,8 +40,18 @@ DECAYS, STEP, FURTHEST = (0.25, 1.0, 4.0), 4.0, (1 / 64, 64.0)
 factor, up to here."""
 
 
-def run_name(model: str, depth: int, decay: float | None, seed: int, epochs: int | None = None, recipe: str = RECIPE) -> str:
-    name = f"{model}-n{depth}" + (f"-{recipe}" if recipe != RECIPE else "") + (f"-decay{decay:g}" if decay else "")
+def run_name(
+    model: str,
+    depth: int,
+    decay: float | None,
+    seed: int,
+    epochs: int | None = None,
+    recipe: str = RECIPE,
+    *,
+    taught: bool = False,
+) -> str:
+    name = f"{model}-n{depth}" + (f"-{recipe}" if recipe != RECIPE else "") + ("-taught" if taught else "")
+    name += f"-decay{decay:g}" if decay else ""
     return f"{name}-seed{seed}" + (f"-epochs{epochs}" if epochs else "")
 
 
@@ -53,9 +65,9 @@ def run(
     from lorita_deploy.records import TrainRecord
     from lorita_deploy.targets import this_host
 
-    name = run_name(given.model, depth, decay, seed, epochs, given.recipe)
+    name = run_name(given.model, depth, decay, seed, epochs, given.recipe, taught=bool(given.taught_by))
     folder = Path(given.folder) / name
-    start = given.init_from and str(Path(given.folder) / given.init_from / "collapsed.safetensors")
+    start, teacher = (name and str(Path(given.folder) / name / WEIGHTS) for name in (given.init_from, given.taught_by))
     options = {
         "model": given.model,
         "data": given.data,
@@ -63,7 +75,7 @@ def run(
         "epochs": epochs or given.epochs,
         "compile": given.compile,
         "checkpoint": start,
-        "teacher": start if given.taught else None,
+        "teacher": teacher,
     }
     asked = make_options(**options, depth=depth, weight_decay=decay, seed=seed, out=str(folder))
     build(asked, until="collapse")
@@ -77,7 +89,7 @@ def run(
         "depth": depth,
         "course": record.recipe.course,
         "start": given.init_from,
-        "taught": given.taught,
+        "taught": given.taught_by,
         "decay": record.recipe.weight_decay,
         "seed": seed,
         "epochs": len(record.epochs),
@@ -120,9 +132,8 @@ def twins(given: argparse.Namespace) -> None:
 
     def right(share: float) -> float:
         decay = share * usual
-        row = (
-            recorded.get(run_name(given.model, 1, decay, 0, given.search_epochs, given.recipe)) if given.search_epochs else None
-        )
+        name = run_name(given.model, 1, decay, 0, given.search_epochs, given.recipe, taught=bool(given.taught_by))
+        row = recorded.get(name) if given.search_epochs else None
         return float(row["validation"]) if row else best_validation(run(given, 1, decay, 0, given.search_epochs)[1])
 
     found = {share: right(share) for share in DECAYS}
@@ -150,7 +161,7 @@ def ship(given: argparse.Namespace, folder: Path) -> None:
     spec = find_model(given.model)
     assert spec.sample is not None
     record = CollapsedRecord.load(folder / "collapsed.json")
-    tensors = read_weights(folder / "collapsed.safetensors")
+    tensors = read_weights(folder / WEIGHTS)
     trained = TrainRecord.load(folder / "trained.json")
     dataset = load_dataset(given.data, shape=spec.input_shape(), seed=trained.recipe.seed)
     module = spec.build(record.classes, spec.input_size).eval()
@@ -190,7 +201,7 @@ def document(rows: Mapping[str, dict[str, Any]]) -> str:
     lines = heading("Trained networks and their twins", "samples.py", max(row["load"] for row in rows.values()))
     lines += [
         "Right answers in per cent; weight decay: that of the first epoch; rank: share of the singular values above 1/1000 of "
-        "the largest, mean over layers. A run that starts from another one goes on with its weights; *taught* by it, it learns "
+        "the largest, mean over layers. A run that starts from another one goes on with its weights; *taught* by one, it learns "
         "its answers beside the labels.",
         "",
     ]
@@ -210,7 +221,7 @@ def document(rows: Mapping[str, dict[str, Any]]) -> str:
     cells = [
         (
             *(name, row["dataset"], row.get("course", row["depth"]), f"{row['decay']:g}"),
-            *((row.get("start") or "random") + (", taught by it" if row.get("taught") else ""), row["epochs"]),
+            *((row.get("start") or "random") + (f", taught by {row['taught']}" if row.get("taught") else ""), row["epochs"]),
             *(f"{100 * row['validation']:.2f}", f"{100 * row['test']:.2f}", row["images"], f"{row['rank']:.2f}", row["device"]),
         )
         for name, row in sorted(rows.items())
@@ -228,7 +239,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--recipe", default=RECIPE)
     parser.add_argument("--init-from", metavar="RUN", help="go on from another run of this model under RUNS")
-    parser.add_argument("--taught", action="store_true", help="by what that run came to, beside the labels")
+    parser.add_argument("--taught-by", metavar="RUN", help="learn the answers of another run under RUNS beside the labels")
     parser.add_argument("--depths", type=int, nargs="+", default=[SHIPPED, 2, 1], help="which N, in this order")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--search-epochs", type=int, help="to compare the twin's decays after; all where not given")
@@ -236,8 +247,10 @@ def main() -> None:
     parser.add_argument("--ship", action="store_true")
     given = parser.parse_args()
 
-    if given.init_from and given.seeds > 1:  # another seed draws other validation images, which that run has learnt
-        parser.error("--init-from goes on with one seed")
+    if (
+        given.init_from or given.taught_by
+    ) and given.seeds > 1:  # another seed draws validation images which that run has learnt
+        parser.error("--init-from and --taught-by go with one seed")
     for depth in given.depths:
         if depth == 1:
             twins(given)
