@@ -201,8 +201,8 @@ def document(rows: Mapping[str, dict[str, Any]]) -> str:
     lines = heading("Trained networks and their twins", "samples.py", max(row["load"] for row in rows.values()))
     lines += [
         "Right answers in per cent; weight decay: that of the first epoch; rank: share of the singular values above 1/1000 of "
-        "the largest, mean over layers. A run that starts from another one goes on with its weights; *taught* by one, it learns "
-        "its answers beside the labels.",
+        "the largest, mean over layers. A run that starts from another one goes on with its weights; *taught* by one, it "
+        "learns its answers beside the labels.",
         "",
     ]
     columns = (
@@ -247,9 +247,7 @@ def main() -> None:
     parser.add_argument("--ship", action="store_true")
     given = parser.parse_args()
 
-    if (
-        given.init_from or given.taught_by
-    ) and given.seeds > 1:  # another seed draws validation images which that run has learnt
+    if (given.init_from or given.taught_by) and given.seeds > 1:  # another seed judges by images they have learnt
         parser.error("--init-from and --taught-by go with one seed")
     for depth in given.depths:
         if depth == 1:
