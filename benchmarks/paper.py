@@ -1,13 +1,13 @@
 """The paper's claims, redone: what LoRITa-trained networks lose, and gain in size, work and measured time.
 
-    python benchmarks/paper.py MODEL --data folder:DIR --dataset NAME --folder RUNS [--recover-epochs E]
+    python benchmarks/paper.py MODEL --data folder:DIR --dataset NAME --folder RUNS [--trained RUN ...] [--recover-epochs E]
 
-RUNS holds what samples.py trained; what ships need not be there. Each network, N = 1, 2 and 3, is built four times: at drops of
-0.5 and 1 point of validation accuracy, fewest multiply-adds (comparable with the literature) and least latency. Accuracy is the
-artifact's, on test images; multiply-adds are counted in the ONNX files; time is dense over compressed, whatever ships, with all
-that was made of a network in one race. With --recover-epochs the cut networks are distilled from the dense one, which the paper
-does not do. Rows in benchmarks/paper.json and, from it, paper.md. Run it alone; --depths, --objectives and --drops run a part
-of it: what RUNS holds of earlier parts is raced again beside it.
+RUNS holds what samples.py trained; what ships need not be there. Each network (--trained; `usual_run` for N = 1, 2 and 3 where
+not given) is built four times: at drops of 0.5 and 1 point of validation accuracy, fewest multiply-adds (comparable with the
+literature) and least latency. Accuracy is the artifact's, on test images; multiply-adds are counted in the ONNX files; time is
+dense over compressed, whatever ships, with all that was made of a network in one race. With --recover-epochs the cut networks
+are distilled from the dense one, which the paper does not do. Rows in benchmarks/paper.json and, from it, paper.md. Run it
+alone; --depths, --objectives and --drops run a part of it: what RUNS holds of earlier parts is raced again beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from samples import RECIPE, SHIPPED, run_name
+from samples import SHIPPED, WEIGHTS, run_name
 from setting import HERE, here_and_now, keep, load, table
 
 DROPS = (0.5, 1.0)
@@ -30,10 +30,10 @@ RACE_SECONDS = 8.0
 """For each network in a race."""
 
 
-def best_run(rows: Mapping[str, dict[str, Any]], model: str, depth: int, recipe: str) -> str | None:
-    """The run of the recipe. Where there is none (of twins, several weight decays were tried), that of seed 0 with
-    most right validation images, of the longest."""
-    if (usual := run_name(model, depth, None, 0, recipe=recipe)) in rows:
+def usual_run(rows: Mapping[str, dict[str, Any]], model: str, depth: int) -> str | None:
+    """The run of the recipe that samples.py has for all. Where there is none (of twins, several weight decays were tried), that
+    of seed 0 with most right validation images, of the longest."""
+    if (usual := run_name(model, depth, None, 0)) in rows:
         return usual
     alike = {name: row for name, row in rows.items() if (row["model"], row["depth"], row["seed"]) == (model, depth, 0)}
     most = max((row["epochs"] for row in alike.values()), default=0)
@@ -47,20 +47,21 @@ def wanted(given: argparse.Namespace, drop: float, objective: str) -> str:
 
 
 def measure(given: argparse.Namespace, depth: int, name: str, drop: float, objective: str) -> dict[str, Any]:
-    """The row of one build, but for its time."""
+    """The row of one build of the run ``name``, but for its time."""
     from lorita_deploy.inspection.onnx_file import look_at_onnx
 
     folder = Path(given.folder) / f"paper-{name}-{wanted(given, drop, objective)}"
     command = [sys.executable, "-m", "lorita_deploy", "build", "--model", given.model, "--data", given.data]
     command += ["--target", "cpu", "--out", str(folder), "--max-drop", str(drop), "--objective", objective]
     command += ["--recover-epochs", str(given.recover_epochs)]
-    weights = Path(given.folder) / name / "collapsed.safetensors"
+    weights = Path(given.folder) / name / WEIGHTS
     network = ["--sample"] if depth == SHIPPED and not weights.exists() else ["--no-train", "--checkpoint", str(weights)]
     subprocess.run([*command, *network], check=True, stdout=subprocess.DEVNULL)
     report = json.loads((folder / "report.json").read_text())
     dense, small = (look_at_onnx(folder / f"{role}.onnx") for role in ("dense", "compressed"))
     return {
         "model": given.model,
+        "trained": name,
         "dataset": given.dataset,
         "depth": depth,
         "objective": objective,
@@ -122,7 +123,7 @@ def document(rows: Mapping[str, dict[str, Any]]) -> str:
         "",
     ]
     columns = (
-        "network",
+        "trained network",
         "data",
         "N",
         "small",
@@ -138,7 +139,7 @@ def document(rows: Mapping[str, dict[str, Any]]) -> str:
     )
     cells = [
         (
-            *(row["model"], row["dataset"], row["depth"], row["objective"], f"{row['drop']:g}", row.get("recovered", 0)),
+            *(row["trained"], row["dataset"], row["depth"], row["objective"], f"{row['drop']:g}", row.get("recovered", 0)),
             *(f"{100 * (1 - after / before):.1f} %" for before, after in (row["params"], row["macs"])),
             f"{100 * row['test'][0]:.2f} -> {100 * row['test'][1]:.2f}",
             f"{row['speedup']:.2f}",
@@ -157,23 +158,21 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder:DIR, or a data set's name")
     parser.add_argument("--dataset", required=True, help="what the data are called in the table")
     parser.add_argument("--folder", required=True, help="where the runs are")
-    parser.add_argument("--recipe", default=RECIPE)
     parser.add_argument("--depths", type=int, nargs="+", default=[1, 2, 3], help="which N")
+    parser.add_argument("--trained", nargs="+", metavar="RUN", help="which runs of samples.py, instead of one for each N")
     parser.add_argument("--objectives", nargs="+", default=OBJECTIVES, choices=OBJECTIVES)
     parser.add_argument("--drops", type=float, nargs="+", default=DROPS, help="points of validation accuracy")
     parser.add_argument("--recover-epochs", type=int, default=0, help="of distillation after the cut; 0 as in the paper")
     given = parser.parse_args()
     trained: dict[str, dict[str, Any]] = json.loads((HERE / "samples.json").read_text())
     file = HERE / "paper.json"
-    for depth in given.depths:
-        name = best_run(trained, given.model, depth, given.recipe)
-        if name is None:
-            continue
+    usual = (usual_run(trained, given.model, depth) for depth in given.depths)
+    for name in given.trained or filter(None, usual):
         known: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
-        rows = {key: row for key, row in known.items() if (row["model"], row["depth"]) == (given.model, depth)}
+        rows = {key: row for key, row in known.items() if row["trained"] == name}
         for objective, drop in ((each, drop) for each in given.objectives for drop in given.drops):
-            key = f"{given.model}-n{depth}-{wanted(given, drop, objective)}"
-            rows[key] = measure(given, depth, name, drop, objective)
+            key = f"{name}-{wanted(given, drop, objective)}"
+            rows[key] = measure(given, trained[name]["depth"], name, drop, objective)
             print(key, rows[key], flush=True)
         for key, row in race_together(Path(given.folder), rows).items():
             known = keep(file, key, row)
