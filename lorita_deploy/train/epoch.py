@@ -129,8 +129,8 @@ class Epochs:
         """The mean loss of a batch."""
         bf16 = self.recipe.precision == "bf16" or (self.recipe.precision == "auto" and bf16_pays(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            outputs = model(inputs)
-        return self.objective(outputs.float(), labels, inputs)
+            answers, outputs = self.objective.answers(inputs), model(inputs)
+        return self.objective(outputs.float(), labels, answers)
 
     def _gradients(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """Gradients of one batch, part after part; the mean loss."""

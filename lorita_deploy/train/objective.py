@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,33 +16,43 @@ from .splits import Dataset
 Loss = Callable[[Tensor, Tensor], Tensor]
 """``loss(outputs, labels)``, the mean over the batch."""
 
-Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""``objective(outputs, labels, inputs)``, the mean over the batch."""
+
+@dataclass(frozen=True)
+class Objective:
+    """``objective(outputs, labels, answers)``, the mean over the batch: ``loss`` and, in the ``share`` of a teacher, the distance
+    from its ``answers``.
+
+    The distance is temperature^2 * KL(teacher || network) of the softened class probabilities (Hinton et al.,
+    arXiv 1503.02531).
+    """
+
+    loss: Loss
+    teacher: nn.Module | None = None
+    share: float = 0.0
+    temperature: float = 1.0
+
+    def answers(self, inputs: Tensor) -> Tensor | None:
+        """Of the teacher, in float32; in the precision of the network where it is called beside it, under autocast."""
+        if self.teacher is None:
+            return None
+        with torch.no_grad():
+            outputs: Tensor = self.teacher(inputs)
+        return outputs.float()
+
+    def __call__(self, outputs: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
+        if answers is None:
+            return self.loss(outputs, labels)
+        softened, expected = (log_softmax(each / self.temperature, 1) for each in (outputs, answers))
+        distance = kl_div(softened, expected, log_target=True, reduction="batchmean")
+        return (1 - self.share) * self.loss(outputs, labels) + self.share * self.temperature**2 * distance
 
 
 def objective(recipe: Recipe, dataset: Dataset, loss: Loss | None, teacher: nn.Module | None) -> Objective:
-    """``loss`` (cross entropy when None) and, in the recipe's share, the distance from what ``teacher`` answers.
-
-    The distance is temperature^2 * KL(teacher || network) of the softened class probabilities (Hinton et al.,
-    arXiv 1503.02531). Raises `BadData` when the outputs are too few for the classes.
-    """
-    plain = loss or _classification(recipe, dataset)
-
-    def alone(outputs: Tensor, labels: Tensor, inputs: Tensor) -> Tensor:
-        return plain(outputs, labels)
-
-    if teacher is None:
-        return alone
-    teacher.eval()
-    share, temperature = recipe.teacher_share, recipe.temperature
-
-    def taught(outputs: Tensor, labels: Tensor, inputs: Tensor) -> Tensor:
-        with torch.no_grad():
-            expected = log_softmax(teacher(inputs).float() / temperature, 1)
-        distance = kl_div(log_softmax(outputs / temperature, 1), expected, log_target=True, reduction="batchmean")
-        return (1 - share) * plain(outputs, labels) + share * temperature**2 * distance
-
-    return taught
+    """With ``loss``, cross entropy when None, and what ``teacher`` answers in the recipe's share. Raises `BadData`, when it is
+    called, where the outputs are too few for the classes."""
+    if teacher is not None:
+        teacher.eval()
+    return Objective(loss or _classification(recipe, dataset), teacher, recipe.teacher_share, recipe.temperature)
 
 
 def _classification(recipe: Recipe, dataset: Dataset) -> Loss:

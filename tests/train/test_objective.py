@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lorita_deploy.errors import BadData
 from lorita_deploy.records import Accuracy, Recipe
 from lorita_deploy.train.datasets import load_dataset
+from lorita_deploy.train.epoch import Epochs
 from lorita_deploy.train.loop import train
 from lorita_deploy.train.objective import objective
 from lorita_deploy.train.splits import Dataset
@@ -37,15 +39,41 @@ def test_the_share_of_the_teacher_is_the_softened_divergence(digits: Dataset) ->
     p, q = (teacher(inputs) / 3).softmax(1), (logits / 3).softmax(1)
     divergence = (p * (p / q).log()).sum(1).mean()
     expected = 0.75 * cross_entropy(logits, labels, label_smoothing=0.1) + 0.25 * 9 * divergence
-    torch.testing.assert_close(objective(recipe, digits, None, teacher)(logits, labels, inputs), expected)
+    found = objective(recipe, digits, None, teacher)
+    torch.testing.assert_close(found(logits, labels, found.answers(inputs)), expected)
     own = objective(recipe, digits, lambda outputs, _: outputs.mean(), None)
-    torch.testing.assert_close(own(logits, labels, inputs), logits.mean())
+    torch.testing.assert_close(own(logits, labels, own.answers(inputs)), logits.mean())
     assert not teacher.training
 
 
 def test_too_few_outputs_for_the_classes(digits: Dataset) -> None:
     with pytest.raises(BadData, match="7 classes apart, the data has 10"):
-        objective(RECIPE, digits, None, None)(torch.randn(2, 7), torch.zeros(2, dtype=torch.long), torch.zeros(2, 1, 8, 8))
+        objective(RECIPE, digits, None, None)(torch.randn(2, 7), torch.zeros(2, dtype=torch.long), None)
+
+
+class Precise(nn.Module):
+    """Linear, and notes in what precision it is run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = linear(3)
+        self.seen: set[torch.dtype] = set()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.linear(x)
+        self.seen.add(y.dtype)
+        return y
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_teacher_answers_in_the_precision_of_the_training(digits: Dataset, precision: str, dtype: torch.dtype) -> None:
+    teacher = Precise()
+    recipe = RECIPE.model_copy(update={"precision": precision})
+    cpu = torch.device("cpu")
+    epochs = Epochs(Accelerator(device_placement=False), cpu, digits, recipe, objective(recipe, digits, None, teacher))
+    inputs, labels = next(epochs.batches(1))
+    epochs.loss(linear(0), inputs, labels).backward()
+    assert teacher.seen == {dtype}
 
 
 def test_a_network_learns_from_a_teacher_alone(digits: Dataset, tmp_path: Path) -> None:
