@@ -19,8 +19,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Objective:
-    """``objective(outputs, labels, answers)``, the mean over the batch: ``loss`` and, in the ``share`` of a teacher, the distance
-    from its ``answers``.
+    """``objective(outputs, labels, answers)``, the mean over the batch: ``loss``, and in the ``share`` of a teacher the
+    distance from its ``answers``.
 
     The distance is temperature^2 * KL(teacher || network) of the softened class probabilities (Hinton et al.,
     arXiv 1503.02531).
