@@ -96,7 +96,7 @@ def run(
         "validation": best_validation(record),
         "test": test.value,
         "images": test.total,
-        "rank": record.epochs[-1].rank_fraction,
+        "rank": record.epochs[record.best_epoch - 1].rank_fraction,
         "device": this_host().machine if record.device == "cpu" else record.device,
     }
     print(name, row, flush=True)

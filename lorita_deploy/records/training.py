@@ -115,6 +115,12 @@ class Recipe(Part):
         return self.model_copy(update={"epochs": epochs, "phases": tuple(phases.values())})
 
     @property
+    def keeps_from(self) -> int:
+        """The first epoch whose weights may be kept: in the last quarter. Before that the decay has not had its effect; of a
+        training that starts from a trained network the first epoch is often the most accurate, and as large as it was."""
+        return self.epochs - max(1, self.epochs // 4) + 1
+
+    @property
     def most_factors(self) -> int:
         """The largest N of the course."""
         return max([self.depth, *(phase.depth for phase in self.phases if phase.depth is not None)])
@@ -191,7 +197,7 @@ class TrainRecord(Document):
     left_alone: tuple[LeftAlone, ...]
     epochs: tuple[EpochRecord, ...]
     best_epoch: int
-    """By the validation split."""
+    """By the validation split, in the last quarter (`Recipe.keeps_from`)."""
     weights_sha256: str
     started_from: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
     """SHA-256 of the file of weights that it began with; None: with random ones."""

@@ -155,7 +155,12 @@ def training(record: TrainRecord) -> Table:
         for epoch in record.epochs
     ]
     title = f"{record.model}, N = {record.recipe.course}; {len(record.factored)} layers factored, on {record.device}"
-    return Table(title, (">epoch", ">loss", "validation", ">rank kept", ">images/s"), tuple(rows), "* best by validation")
+    return Table(
+        title,
+        (">epoch", ">loss", "validation", ">rank kept", ">images/s"),
+        tuple(rows),
+        "* kept: best by validation in the last quarter",
+    )
 
 
 def forecast(found: TrainingForecast) -> Table:

@@ -27,15 +27,16 @@ _EPOCHS = TypeAdapter(tuple[EpochRecord, ...])
 
 @dataclass
 class Progress:
-    """The epochs so far, and the best of them by validation (1 is the first epoch, 0: none yet)."""
+    """The epochs so far, and the best that may be kept of them, by validation (1 is the first epoch, 0: none yet)."""
 
     epochs: tuple[EpochRecord, ...] = field(default=())
     best_epoch: int = 0
 
-    def after(self, epoch: EpochRecord) -> Progress:
-        """With one more epoch."""
+    def after(self, epoch: EpochRecord, keeps_from: int = 1) -> Progress:
+        """With one more epoch. Those before ``keeps_from`` (see `Recipe`) are kept only until it has come."""
         epochs = (*self.epochs, epoch)
-        best = max(epochs, key=lambda each: (each.validation.value, each.epoch))  # the later of equals: its rank is lower
+        settled = epochs[keeps_from - 1 :] or epochs
+        best = max(settled, key=lambda each: (each.validation.value, each.epoch))  # the later of equals: its rank is lower
         return Progress(epochs, best.epoch)
 
 

@@ -57,7 +57,8 @@ def train(
 ) -> TrainedNetwork:
     """Factorise ``module`` (plain, in place) by ``recipe``, train it, and return it with its best weights, on the CPU.
 
-    ``evaluate`` judges on the validation split after each epoch; the test split is not looked at. The state after each epoch
+    ``evaluate`` judges on the validation split after each epoch, and of the last quarter of the epochs the best is kept; the
+    test split is not looked at. The state after each epoch
     lies in ``folder``, and is taken up from there when ``resume``. ``loss(outputs, labels)`` is the mean over the batch; cross
     entropy when not given. ``teacher`` is a plain network of the same classes, whose answers are learnt beside the labels.
     ``compile`` runs the network through ``torch.compile``. ``metrics`` gets one line of JSON an epoch. ``on_progress(images,
@@ -102,7 +103,7 @@ def train(
             _check(module, found, epoch, recipe, folder)
             with average.swapped_in(module) if average else nullcontext():
                 record = _judged(module, evaluate, epoch, found)
-            progress = progress.after(record)
+            progress = progress.after(record, recipe.keeps_from)
             if accelerator.is_main_process:
                 checkpoint.save(folder, identity, progress, module, optimizer, average)
                 if metrics is not None:

@@ -134,13 +134,14 @@ def test_without_decay_in_the_end_faded_directions_stay_so_and_the_loss_falls(di
 
 
 def test_the_best_weights_may_be_of_an_earlier_phase(digits: Dataset, tmp_path: Path) -> None:
-    values = iter([0.2, 0.9, 0.5, 0.6])
+    values = iter([0.2, 0.95, 0.5, 0.6, 0.7, 0.7, 0.9, 0.8])
+    recipe = RECIPE.model_copy(update={"epochs": 8, "phases": (Phase(start=8, depth=2),)})
 
     def evaluate(module: nn.Module) -> Accuracy:
         return Accuracy(metric="score", split="validation", correct=100 * next(values), total=100)
 
-    trained = run(digits, tmp_path, evaluate=evaluate)
-    assert trained.record.best_epoch == 2
+    trained = run(digits, tmp_path, recipe, evaluate=evaluate)
+    assert trained.record.best_epoch == 7  # not the second: what is kept has had the decay of most of the recipe
     assert depth_of(trained.module) == 3
     torch.testing.assert_close(collapse(trained.module)(torch.ones(1, 1, 8, 8)).isfinite().all(), torch.tensor(True))
 
