@@ -116,8 +116,8 @@ class Recipe(Part):
 
     @property
     def keeps_from(self) -> int:
-        """The first epoch whose weights may be kept: in the last quarter (of fewer than four: any). Before that the decay has not
-        had its effect; of a training that starts from a trained network the first epoch is often the most accurate, and as
+        """The first epoch whose weights may be kept: in the last quarter (of fewer than four: any). Before that the decay has
+        not had its effect; of a training that starts from a trained network the first epoch is often the most accurate, and as
         large as it was."""
         return self.epochs - self.epochs // 4 + 1 if self.epochs >= 4 else 1
 
