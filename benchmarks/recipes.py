@@ -43,7 +43,7 @@ def run(given: argparse.Namespace, recipe: str, seed: int) -> None:
         "epochs": len(trained.epochs),
         "depth": trained.recipe.depth,
         "train_s": next(stage.seconds for stage in report.stages if stage.name == "train"),
-        "rank": trained.epochs[-1].rank_fraction,
+        "rank": trained.best.rank_fraction,
         "images": report.validation["dense"].total,
         "dense": report.validation["dense"].value,
         "compressed": report.validation[report.shipped].value,

@@ -55,6 +55,11 @@ def run_name(
     return f"{name}-seed{seed}" + (f"-epochs{epochs}" if epochs else "")
 
 
+def called(given: argparse.Namespace, depth: int, decay: float | None, seed: int, epochs: int | None) -> str:
+    """The run's name, with what is ``given`` for all."""
+    return run_name(given.model, depth, decay, seed, epochs, given.recipe, taught=bool(given.taught_by))
+
+
 def run(
     given: argparse.Namespace, depth: int, decay: float | None, seed: int, epochs: int | None = None
 ) -> tuple[Path, TrainRecord]:
@@ -65,9 +70,9 @@ def run(
     from lorita_deploy.records import TrainRecord
     from lorita_deploy.targets import this_host
 
-    name = run_name(given.model, depth, decay, seed, epochs, given.recipe, taught=bool(given.taught_by))
-    folder = Path(given.folder) / name
-    start, teacher = (name and str(Path(given.folder) / name / WEIGHTS) for name in (given.init_from, given.taught_by))
+    name, runs = called(given, depth, decay, seed, epochs), Path(given.folder)
+    folder = runs / name
+    start, teacher = (other and str(runs / other / WEIGHTS) for other in (given.init_from, given.taught_by))
     options = {
         "model": given.model,
         "data": given.data,
@@ -93,10 +98,10 @@ def run(
         "decay": record.recipe.weight_decay,
         "seed": seed,
         "epochs": len(record.epochs),
-        "validation": best_validation(record),
+        "validation": record.best.validation.value,
         "test": test.value,
         "images": test.total,
-        "rank": record.epochs[record.best_epoch - 1].rank_fraction,
+        "rank": record.best.rank_fraction,
         "device": this_host().machine if record.device == "cpu" else record.device,
     }
     print(name, row, flush=True)
@@ -118,10 +123,6 @@ def steady(given: argparse.Namespace) -> Path:
     return path
 
 
-def best_validation(record: TrainRecord) -> float:
-    return record.epochs[record.best_epoch - 1].validation.value
-
-
 def twins(given: argparse.Namespace) -> None:
     """Networks without LoRITa: seed 0 with each decay, all else with the best of these. A search that is on record is not made
     again."""
@@ -132,9 +133,8 @@ def twins(given: argparse.Namespace) -> None:
 
     def right(share: float) -> float:
         decay = share * usual
-        name = run_name(given.model, 1, decay, 0, given.search_epochs, given.recipe, taught=bool(given.taught_by))
-        row = recorded.get(name) if given.search_epochs else None
-        return float(row["validation"]) if row else best_validation(run(given, 1, decay, 0, given.search_epochs)[1])
+        row = recorded.get(called(given, 1, decay, 0, given.search_epochs)) if given.search_epochs else None
+        return float(row["validation"]) if row else run(given, 1, decay, 0, given.search_epochs)[1].best.validation.value
 
     found = {share: right(share) for share in DECAYS}
     while (best := max(found, key=lambda share: found[share])) in (min(found), max(found)):

@@ -55,8 +55,7 @@ def _run_train(build: Build) -> str:
     save_weights(trained.module, build.folder / "trained.safetensors")
     given = {"started_from": _digest(build.checkpoint), "teacher": _digest(build.options.teacher)}
     trained.record.model_copy(update=given).save(build.folder / "trained.json")
-    best = trained.record.epochs[trained.record.best_epoch - 1].validation
-    return f"{percent(best)}, best epoch {trained.record.best_epoch} of {len(trained.record.epochs)}"
+    return f"{percent(trained.record.best.validation)}, best epoch {trained.record.best_epoch} of {len(trained.record.epochs)}"
 
 
 def _forget_state(build: Build) -> None:

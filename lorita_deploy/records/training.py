@@ -205,6 +205,11 @@ class TrainRecord(Document):
     teacher: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
     """SHA-256 of the file of weights whose answers were learnt as well."""
 
+    @property
+    def best(self) -> EpochRecord:
+        """The epoch whose weights were kept."""
+        return self.epochs[self.best_epoch - 1]
+
 
 class TrainingForecast(Document):
     """What a training will take, from a few of its steps (``train --dry-run``)."""

@@ -32,7 +32,7 @@ class Progress:
     epochs: tuple[EpochRecord, ...] = field(default=())
     best_epoch: int = 0
 
-    def after(self, epoch: EpochRecord, keeps_from: int = 1) -> Progress:
+    def after(self, epoch: EpochRecord, keeps_from: int) -> Progress:
         """With one more epoch. Those before ``keeps_from`` (see `Recipe`) are kept only until it has come."""
         epochs = (*self.epochs, epoch)
         settled = epochs[keeps_from - 1 :] or epochs

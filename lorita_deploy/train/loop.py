@@ -57,9 +57,9 @@ def train(
 ) -> TrainedNetwork:
     """Factorise ``module`` (plain, in place) by ``recipe``, train it, and return it with its best weights, on the CPU.
 
-    ``evaluate`` judges on the validation split after each epoch, and of the last quarter of the epochs the best is kept; the
-    test split is not looked at. The state after each epoch
-    lies in ``folder``, and is taken up from there when ``resume``. ``loss(outputs, labels)`` is the mean over the batch; cross
+    ``evaluate`` judges on the validation split after each epoch, and of the last quarter of the epochs the best is kept
+    (`Recipe.keeps_from`); the test split is not looked at. The state after each epoch lies in ``folder``, and is taken up from
+    there when ``resume``. ``loss(outputs, labels)`` is the mean over the batch; cross
     entropy when not given. ``teacher`` is a plain network of the same classes, whose answers are learnt beside the labels.
     ``compile`` runs the network through ``torch.compile``. ``metrics`` gets one line of JSON an epoch. ``on_progress(images,
     all images, text)``. Under ``torchrun`` every process calls this with the same arguments; each takes its part of every
