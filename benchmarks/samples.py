@@ -72,7 +72,8 @@ def run(
 
     name, runs = called(given, depth, decay, seed, epochs), Path(given.folder)
     folder = runs / name
-    start, teacher = (other and str(runs / other / WEIGHTS) for other in (given.init_from, given.taught_by))
+    started, taught = (other and other.format(seed=seed) for other in (given.init_from, given.taught_by))
+    start, teacher = (other and str(runs / other / WEIGHTS) for other in (started, taught))
     options = {
         "model": given.model,
         "data": given.data,
@@ -93,8 +94,8 @@ def run(
         "dataset": given.dataset,
         "depth": depth,
         "course": record.recipe.course,
-        "start": given.init_from,
-        "taught": given.taught_by,
+        "start": started,
+        "taught": taught,
         "decay": record.recipe.weight_decay,
         "seed": seed,
         "epochs": len(record.epochs),
@@ -238,8 +239,8 @@ def main() -> None:
     parser.add_argument("--folder", required=True, help="where runs are kept")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--recipe", default=RECIPE)
-    parser.add_argument("--init-from", metavar="RUN", help="go on from another run of this model under RUNS")
-    parser.add_argument("--taught-by", metavar="RUN", help="learn the answers of another run under RUNS beside the labels")
+    parser.add_argument("--init-from", metavar="RUN", help="go on from another run under RUNS; {seed} stands for its seed")
+    parser.add_argument("--taught-by", metavar="RUN", help="learn another run's answers beside the labels")
     parser.add_argument("--depths", type=int, nargs="+", default=[SHIPPED, 2, 1], help="which N, in this order")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--search-epochs", type=int, help="to compare the twin's decays after; all where not given")
@@ -247,8 +248,8 @@ def main() -> None:
     parser.add_argument("--ship", action="store_true")
     given = parser.parse_args()
 
-    if (given.init_from or given.taught_by) and given.seeds > 1:  # another seed judges by images they have learnt
-        parser.error("--init-from and --taught-by go with one seed")
+    if given.seeds > 1 and any(other and "{seed}" not in other for other in (given.init_from, given.taught_by)):
+        parser.error("runs of other seeds learnt images that this one judges by: --init-from and --taught-by want {seed}")
     for depth in given.depths:
         if depth == 1:
             twins(given)
