@@ -15,8 +15,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from setting import HERE, heading, keep, load, table
@@ -227,7 +229,25 @@ def document(rows: Mapping[str, dict[str, Any]]) -> str:
         )
         for name, row in sorted(rows.items())
     ]
-    return "\n".join(lines + table(columns, cells)) + "\n"
+    return "\n".join(lines + table(columns, cells) + seeds(rows)) + "\n"
+
+
+def seeds(rows: Mapping[str, dict[str, Any]]) -> list[str]:
+    """What courses came to that were run with several seeds, as lines; none where there is no such course."""
+    courses: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for name, row in sorted(rows.items()):
+        courses[name.replace(f"-seed{row['seed']}", "")].append(row)
+
+    def over(runs: list[dict[str, Any]], split: str) -> str:
+        right = [100 * row[split] for row in runs]
+        return f"{mean(right):.2f} ({min(right):.2f}-{max(right):.2f})"
+
+    cells = [
+        (course, len(runs), over(runs, "validation"), over(runs, "test")) for course, runs in courses.items() if len(runs) > 1
+    ]
+    if not cells:
+        return []
+    return ["", "Several seeds: the mean (the least and the greatest).", "", *table(("course", "seeds", "validation", "test"), cells)]
 
 
 def main() -> None:
