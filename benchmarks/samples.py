@@ -247,7 +247,8 @@ def seeds(rows: Mapping[str, dict[str, Any]]) -> list[str]:
     ]
     if not cells:
         return []
-    return ["", "Several seeds: the mean (the least and the greatest).", "", *table(("course", "seeds", "validation", "test"), cells)]
+    said = ["", "Several seeds: the mean (the least and the greatest).", ""]
+    return said + table(("course", "seeds", "validation", "test"), cells)
 
 
 def main() -> None:
