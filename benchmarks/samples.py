@@ -269,8 +269,6 @@ def main() -> None:
     parser.add_argument("--ship", action="store_true")
     given = parser.parse_args()
 
-    if given.seeds > 1 and any(other and "{seed}" not in other for other in (given.init_from, given.taught_by)):
-        parser.error("runs of other seeds learnt images that this one judges by: --init-from and --taught-by want {seed}")
     for depth in given.depths:
         if depth == 1:
             twins(given)

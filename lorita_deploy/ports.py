@@ -101,6 +101,8 @@ def read_recipe(path: Path) -> Recipe:
     Raises `BadRecord`.
     """
     body = read_toml(path, BadRecord)
+    if "seed" in body:
+        raise BadRecord("a recipe does not hold the seed", where=path, fix="leave it out, and give --seed")
     switches = {key for key, field in Recipe.model_fields.items() if field.annotation is bool}
     try:
         text = json.dumps(
@@ -109,7 +111,7 @@ def read_recipe(path: Path) -> Recipe:
         return Recipe.model_validate_json(text)
     except (ValueError, TypeError, RecursionError) as error:  # pydantic's are ValueErrors
         key, why = first_wrong(error) if isinstance(error, pydantic.ValidationError) else ("", str(error))
-        known = ", ".join(Recipe.model_fields)
+        known = ", ".join(name for name in Recipe.model_fields if name != "seed")
         raise BadRecord(f"this is no recipe: {key}{': ' if key else ''}{why}", where=path, fix=f"fields: {known}") from error
 
 

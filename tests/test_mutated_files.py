@@ -32,7 +32,6 @@ depth = 3
 phases = [{ start = 5, depth = 1 }, { start = 9, weight_decay = 0.0 }]
 narrow_gates = 2
 ema = 0.999
-seed = 3
 """
 OPTIONS = """\
 model = "fcn"

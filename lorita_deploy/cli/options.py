@@ -44,7 +44,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "narrow_gates": "K >= 2: gates on channels, which fade out under the weight decay  [default: the recipe's]",
         "per_head": "A product for each attention head, so that heads become narrower.",
         "compile": "Train through torch.compile, where there is a compiler.",
-        "seed": "Of every random number.",
+        "seed": "Of every random number; images are divided alike for all.",
         "torch_device": "Where torch computes: auto, cpu or cuda.",
     },
     "What to keep, what to gain": {

@@ -23,7 +23,6 @@ def _data_key(build: Build) -> dict[str, Any]:
         "calibration": options.calibration,
         "samples": options.calibration_samples,
         "shape": build.shape,
-        "seed": options.seed,
         "sample": sample and sample.digest(),
         "listing": [listing(Path(source)) for source in sources if source],
     }

@@ -37,15 +37,16 @@ def data_given(build: Build) -> str | None:
 
 
 def dataset_given(build: Build) -> Dataset:
-    """What `data_given` names, normalised as the shipped network wants it where that is asked for."""
+    """What `data_given` names, normalised as the shipped network wants it where that is asked for.
+
+    It is divided alike whatever the seed: weights to start from and a teacher have not learnt what their pupil is judged by.
+    """
     from ..train.datasets import load_dataset
 
     assert build.data_name is not None
     root = Path(build.options.data_root) if build.options.data_root else None
     sample = sample_given(build)
-    # What the shipped network was trained on would judge it otherwise.
-    seed = sample.trained.recipe.seed if sample else build.options.seed
-    found = load_dataset(build.data_name, shape=build.shape, seed=seed, root=root)
+    found = load_dataset(build.data_name, shape=build.shape, root=root)
     return found.normalised(sample.data.mean, sample.data.std) if sample else found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -67,11 +68,14 @@ def _set_aside(build: Build) -> None:
     """What was trained here by other options may have taken days: it is not written over."""
     if build.options.fresh or not (build.folder / TRAINED[1]).exists():
         return
-    for name in TRAINED:
-        path = build.folder / name
-        if path.exists():
-            path.replace(path.with_name(f"{path.stem}.before{path.suffix}"))
-    build.watch.note("what was trained here before, by other options, is kept as trained.before.safetensors")
+    present = [path for name in TRAINED if (path := build.folder / name).exists()]
+    for word in itertools.chain(["before"], (f"before-{number}" for number in itertools.count(2))):
+        aside = [path.with_name(f"{path.stem}.{word}{path.suffix}") for path in present]
+        if not any(path.exists() for path in aside):
+            break
+    for path, other in zip(present, aside, strict=True):
+        path.replace(other)
+    build.watch.note(f"what was trained here before, by other options, is kept as {aside[-1].name}")
 
 
 def _scratch(build: Build) -> Path:

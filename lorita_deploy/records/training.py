@@ -91,6 +91,7 @@ class Recipe(Part):
     """At which the teacher's answers are softened."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**32)
+    """What ``--seed`` was; a recipe's file does not hold it."""
 
     @pydantic.model_validator(mode="after")
     def _makes_sense(self) -> Self:
@@ -116,15 +117,23 @@ class Recipe(Part):
 
     @property
     def keeps_from(self) -> int:
-        """The first epoch whose weights may be kept: in the last quarter (of fewer than four: any). Before that the decay has
-        not had its effect; of a training that starts from a trained network the first epoch is often the most accurate, and as
-        large as it was."""
-        return self.epochs - self.epochs // 4 + 1 if self.epochs >= 4 else 1
+        """The first epoch whose weights may be kept: in the last quarter (of fewer than four: any), and where the last phase
+        that factors anew or trims begins, or later. Before that the decay has not had its effect; of a training that starts
+        from a trained network the first epoch is often the most accurate, and as large as it was."""
+        if self.epochs < 4:
+            return 1
+        return max([self.epochs - self.epochs // 4 + 1, *self.restructured])
+
+    @property
+    def restructured(self) -> tuple[int, ...]:
+        """The epochs that begin with weights which are factored anew, or trimmed."""
+        changes = (phase for phase in self.phases if phase.depth is not None or phase.trim is not None)
+        return tuple(phase.start for phase in changes if phase.start <= self.epochs)
 
     @property
     def most_factors(self) -> int:
         """The largest N of the course."""
-        return max([self.depth, *(phase.depth for phase in self.phases if phase.depth is not None)])
+        return max(map(self.depth_at, range(1, self.epochs + 1)))
 
     @property
     def course(self) -> str:

@@ -40,14 +40,6 @@ class Progress:
         return Progress(epochs, best.epoch)
 
 
-def epochs_in(folder: Path) -> int:
-    """How many epochs the training in ``folder`` has behind it; 0 where there is none that can be read."""
-    try:
-        return len(_header(folder / LAST)["epochs"])  # type: ignore[arg-type]
-    except (BadCheckpoint, KeyError, TypeError):
-        return 0
-
-
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Of the weights in the state file ``path``, by name; nothing where it cannot be read."""
     from safetensors import SafetensorError, safe_open
@@ -61,8 +53,10 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def weights_in(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a training's state, called as in the network; other tensors as they are."""
-    return {name.removeprefix("model/"): each for name, each in tensors.items() if name.startswith("model/")} or tensors
+    """The weights that a training's state is judged by, called as in the network: the average where there is one, else the
+    weights as they are. Other tensors as they are."""
+    kind = "average/" if any(name.startswith("average/") for name in tensors) else "model/"
+    return {name.removeprefix(kind): each for name, each in tensors.items() if name.startswith(kind)} or tensors
 
 
 def save(
@@ -140,9 +134,7 @@ def load_best(folder: Path, module: nn.Module) -> None:
 
 
 def _write_best(folder: Path, tensors: dict[str, Tensor], epoch: int) -> None:
-    """The average where there is one, else the weights as they are."""
-    kind = "average/" if any(name.startswith("average/") for name in tensors) else "model/"
-    judged = {f"model/{name.removeprefix(kind)}": tensor for name, tensor in tensors.items() if name.startswith(kind)}
+    judged = {f"model/{name}": tensor for name, tensor in weights_in(tensors).items()}
     _write(folder / BEST, judged, {"epoch": epoch})
 
 

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..errors import OutOfResource
+from ..errors import BadData, BadNetwork, OutOfResource
 from ..memory import memory_is_full
 from ..records import Recipe
 from .augment import augment
@@ -97,6 +97,14 @@ class Epochs:
                 if self.recipe.clip_norm is not None:
                     self.accelerator.clip_grad_norm_(network.model.parameters(), self.recipe.clip_norm)
                 network.optimizer.step()
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise BadData(
+                    "batch normalisation cannot learn from a part of a batch that has one value in each channel",
+                    where=f"batch size {self.recipe.batch_size}, in {self.recipe.accumulate} part(s)",
+                    fix="take larger batches (--batch-size), fewer parts (--accumulate) or larger images (--input-size)",
+                ) from error
             except (MemoryError, RuntimeError) as error:
                 if not memory_is_full(error):
                     raise
@@ -130,6 +138,11 @@ class Epochs:
         bf16 = self.recipe.precision == "bf16" or (self.recipe.precision == "auto" and bf16_pays(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             answers, outputs = self.objective.answers(inputs), model(inputs)
+        if not isinstance(outputs, Tensor):
+            raise BadNetwork(
+                f"in training the network gives a {type(outputs).__name__}, not one tensor of logits",
+                fix="give a network without auxiliary outputs, or train it in a loop of your own (see docs/training.md)",
+            )
         return self.objective(outputs.float(), labels, answers)
 
     def _gradients(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:

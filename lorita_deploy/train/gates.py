@@ -120,14 +120,16 @@ def faded_channels(model: nn.Module, threshold: float = FADED) -> dict[str, tupl
     for name, part in model.named_modules():
         if isinstance(part, _BatchNorm) and part.weight is not None:
             gamma = part.weight.abs()
-            found[name] = tuple((gamma < threshold * gamma.max()).nonzero().flatten().tolist())
+            faded = (gamma < threshold * gamma.max()) | (gamma == 0)  # where all are 0, none is below the largest
+            found[name] = tuple(faded.nonzero().flatten().tolist())
     return found
 
 
 @torch.no_grad()
 def silence(model: nn.Module, threshold: float = FADED) -> int:
     """Set gamma and beta of the faded channels of plain batch norms to 0, in place; how many channels that were."""
-    faded = faded_channels(model, threshold)
+    gated = dict(gated_norms(model))
+    faded = {name: channels for name, channels in faded_channels(model, threshold).items() if name not in gated}
     for name, channels in faded.items():
         norm = model.get_submodule(name)
         for parameter in norm.parameters(recurse=False):

@@ -87,7 +87,7 @@ def _read(path: Path, shape: Shape) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as file:
             file.draft(mode, (width, height))  # lets the JPEG decoder skip detail that resizing would drop
-            image = file.convert(mode)
+            image = _eight_bits(file).convert(mode)
             if image.size != (width, height):
                 image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
             return np.asarray(image).reshape(height, width, channels)
@@ -95,6 +95,16 @@ def _read(path: Path, shape: Shape) -> NDArray[np.uint8]:
         raise BadData(
             f"this image cannot be read: {error}", where=path, fix="replace the file or take it out of the folder"
         ) from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """An image of 16 bits with the same tones in 8, which PIL would cut off at 255. Raises ``ValueError`` for types of pixels
+    that do not say what is white."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of type {image.mode} do not say what is white; save it with 8 or 16 bits")
+    return image
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..attention import attentions
 from ..errors import BadData, TrainingDiverged, TrainingWarning, UnknownName
@@ -57,16 +58,17 @@ def train(
 ) -> TrainedNetwork:
     """Factorise ``module`` (plain, in place) by ``recipe``, train it, and return it with its best weights, on the CPU.
 
-    ``evaluate`` judges on the validation split after each epoch, and of the last quarter of the epochs the best is kept
+    ``evaluate`` judges on the validation split after each epoch, and of the last epochs the best is kept
     (`Recipe.keeps_from`); the test split is not looked at. The state after each epoch lies in ``folder``, and is taken up from
-    there when ``resume``. ``loss(outputs, labels)`` is the mean over the batch; cross
-    entropy when not given. ``teacher`` is a plain network of the same classes, whose answers are learnt beside the labels.
-    ``compile`` runs the network through ``torch.compile``. ``metrics`` gets one line of JSON an epoch. ``on_progress(images,
-    all images, text)``. Under ``torchrun`` every process calls this with the same arguments; each takes its part of every
-    batch, and the first one writes.
+    there when ``resume``. ``loss(outputs, labels)`` is the mean over the batch; cross entropy when not given. ``teacher`` is a
+    plain network of the same classes, whose answers are learnt beside the labels; it is left in evaluation mode, where the
+    training ran. ``compile`` runs the network through ``torch.compile``. ``metrics`` gets one line of JSON an epoch.
+    ``on_progress(images, all images, text)``. Under ``torchrun`` every process calls this with the same arguments; each takes
+    its part of every batch, and the first one writes.
 
     Warns of what makes a training pointless. Raises `TrainingDiverged` (the last good epoch is kept), `BadCheckpoint` (the
-    folder holds another training), `BadData` and `OutOfResource`.
+    folder holds another training: model, data, recipe and teacher are compared, not what ``module`` starts from nor ``loss``),
+    `BadData`, `BadNetwork` and `OutOfResource`.
     """
     recipe = recipe.model_copy(update={"augment": tuple(each for each in recipe.augment if each in dataset.augment)})
     _warn(module, recipe, dataset)
@@ -145,26 +147,29 @@ def find_device(name: str, accelerator: Accelerator) -> torch.device:
 
 
 def _warn(module: nn.Module, recipe: Recipe, dataset: Dataset) -> None:
-    factored = [epoch for epoch in range(1, recipe.epochs + 1) if recipe.depth_at(epoch) > 1]
-    if factored and not any(map(recipe.weight_decay_at, factored)):
-        warnings.warn(
-            "weight decay 0: LoRITa induces low rank by weight decay only, without it it does nothing",
-            TrainingWarning,
-            stacklevel=3,
-        )
+    for said in _pointless(module, recipe, dataset):
+        warnings.warn(said, TrainingWarning, stacklevel=3)
+
+
+def _pointless(module: nn.Module, recipe: Recipe, dataset: Dataset) -> Iterator[str]:
+    """What the recipe asks for in vain."""
+    course = range(1, recipe.epochs + 1)
+    decays = {epoch: recipe.weight_decay_at(epoch) for epoch in course}
+    factored = [epoch for epoch in course if recipe.depth_at(epoch) > 1]
+    if factored and not any(decays[epoch] for epoch in factored):
+        yield "weight decay 0: LoRITa induces low rank by weight decay only, without it it does nothing"
+    if late := [phase.start for phase in recipe.phases if phase.start > recipe.epochs]:
+        yield f"the training ends with epoch {recipe.epochs}: its phase of epoch {late[0]} never begins"
+    if recipe.narrow_gates:
+        if not any(isinstance(part, _BatchNorm) and part.affine for part in module.modules()):
+            yield "narrow_gates: the network has no batch normalisation whose channels could fade out"
+        elif not (any(decays.values()) if recipe.gate_decay is None else recipe.gate_decay):
+            yield "narrow_gates: there is no weight decay on the gates, without which no channel fades out"
     if recipe.per_head and not attentions(module):
-        warnings.warn(
-            "per_head: the network has no attention of plain projections, whose heads could have products of their own",
-            TrainingWarning,
-            stacklevel=3,
-        )
+        yield "per_head: the network has no attention of plain projections, whose heads could have products of their own"
     images = len(dataset.split("train"))
     if recipe.batch_size > images:
-        warnings.warn(
-            f"a batch of {recipe.batch_size} is more than the {images} training images: all are taken",
-            TrainingWarning,
-            stacklevel=3,
-        )
+        yield f"a batch of {recipe.batch_size} is more than the {images} training images: all are taken"
 
 
 def _divisible(recipe: Recipe, processes: int) -> None:

@@ -42,6 +42,12 @@ class Objective:
     def __call__(self, outputs: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
         if answers is None:
             return self.loss(outputs, labels)
+        if answers.shape != outputs.shape:
+            raise BadData(
+                f"the teacher's answers are {tuple(answers.shape)}, the network's {tuple(outputs.shape)}",
+                where="teacher",
+                fix="take a teacher of the same classes",
+            )
         softened, expected = (log_softmax(each / self.temperature, 1) for each in (outputs, answers))
         distance = kl_div(softened, expected, log_target=True, reduction="batchmean")
         return (1 - self.share) * self.loss(outputs, labels) + self.share * self.temperature**2 * distance

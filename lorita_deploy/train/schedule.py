@@ -7,11 +7,12 @@ them again.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from ..records import Recipe
 from .gates import gate_parameters
@@ -22,6 +23,9 @@ WARM_UP = 0.2
 PATIENCE, THRESHOLD, DROP = 10, 1e-4, 0.1
 """plateau: the rate falls to ``DROP`` of it after more than ``PATIENCE`` epochs in a row whose loss is not at least
 ``THRESHOLD`` (relative) below the best; what torch's ReduceLROnPlateau does by default."""
+
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+"""Whose scales are no weights, even where they have several dimensions."""
 
 Group = Literal["weights", "gates", "nothing"]
 
@@ -37,7 +41,7 @@ def learning_rate(recipe: Recipe, step: int, steps: int, losses: Sequence[float]
     if step < rise:
         return recipe.lr * (step + 1) / rise
     if recipe.schedule == "plateau":
-        return recipe.lr * DROP ** plateaus(losses)
+        return recipe.lr * DROP ** plateaus(losses, recipe.restructured)
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
@@ -57,10 +61,13 @@ def fading(recipe: Recipe, steps: int) -> float:
     return math.exp(-dose / (1 - momentum))
 
 
-def plateaus(losses: Sequence[float]) -> int:
-    """How often ``losses`` (one an epoch) stood still."""
+def plateaus(losses: Sequence[float], restructured: Collection[int] = ()) -> int:
+    """How often ``losses`` (one an epoch) stood still. In epochs in which the network was ``restructured`` they are compared
+    anew: it may have become another one."""
     best, waited, found = math.inf, 0, 0
-    for loss in losses:
+    for epoch, loss in enumerate(losses, 1):
+        if epoch in restructured:
+            best, waited = math.inf, 0
         if loss < best * (1 - THRESHOLD):
             best, waited = loss, 0
         else:
@@ -74,10 +81,12 @@ def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Weight decay on every weight matrix, factored or not, and on gates; none on biases, normalisation and embeddings of
     position, unless the recipe decays everything."""
     gates = {id(parameter) for parameter in gate_parameters(module)}
+    normal = {id(each) for part in module.modules() if isinstance(part, NORMS) for each in part.parameters(recurse=False)}
     found: dict[Group, list[nn.Parameter]] = {"weights": [], "gates": [], "nothing": []}
     for name, parameter in module.named_parameters():
         leaf = name.rpartition(".")[2]
-        is_matrix = parameter.dim() >= 2 and (leaf.endswith("weight") or leaf.startswith("original"))
+        named = leaf.endswith("weight") or leaf.startswith(("original", "weight_"))  # weight_ih_l0 of a GRU
+        is_matrix = parameter.dim() >= 2 and named and id(parameter) not in normal
         if id(parameter) in gates:
             found["gates"].append(parameter)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from ..records import Recipe
 from .composition import collapse, factored_layers, factorize, inner_widths
@@ -47,12 +48,13 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 def structure_like(module: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Module:
     """Give the plain ``module`` the factors, inner widths and gates of a training whose state dict has these ``shapes``;
-    returns it."""
+    returns it. Parametrisations that ``module`` has of its own (of torch's, such as ``weight_norm``) are none of them."""
+    own = {name for name, part in module.named_modules() if parametrize.is_parametrized(part, "weight")}
     counts, per_head = {"gates": 0, "factors": 0}, False
     widths: dict[str, int] = {}
     for name, shape in shapes.items():
         layer, _, number = name.rpartition(".parametrizations.weight.original")
-        if layer and number.isdigit():
+        if layer and layer not in own and number.isdigit():
             kind = "factors" if len(shape) > 1 else "gates"
             counts[kind] = max(counts[kind], int(number) + 1)
             per_head = per_head or (len(shape) == 3 and len(shapes[f"{layer}.parametrizations.weight.original0"]) == 2)

@@ -80,6 +80,19 @@ def test_factors_may_come_later():
         assert changed.phases[0].trim == (None if depth == 1 else 1e-2)
 
 
+def test_what_is_kept_comes_after_the_last_change_of_structure():
+    phases = (Phase(start=5, depth=2), Phase(start=18, trim=1e-2), Phase(start=19, weight_decay=0.0))
+    course = Recipe(epochs=20, batch_size=64, lr=0.1, weight_decay=1e-3, phases=phases)
+    assert course.keeps_from == 18
+    assert course.model_copy(update={"phases": phases[:1]}).keeps_from == 16
+    assert course.model_copy(update={"epochs": 12}).keeps_from == 10, "the phase of epoch 18 never begins"
+
+
+def test_phases_that_never_begin_count_for_nothing():
+    grown = Recipe(epochs=3, batch_size=64, lr=0.1, weight_decay=1e-3, depth=1, phases=(Phase(start=4, depth=3),))
+    assert grown.most_factors == 1
+
+
 def test_the_decay_of_phases_changes_in_proportion():
     phases = (Phase(start=5, weight_decay=2e-4), Phase(start=10, weight_decay=0.0), Phase(start=15, depth=2))
     default = Recipe(epochs=20, batch_size=64, lr=0.1, weight_decay=1e-3, phases=phases)

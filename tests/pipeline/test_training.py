@@ -92,6 +92,13 @@ def test_a_training_may_start_from_a_network_in_balance_and_learn_from_it(dense:
     assert len(factored_layers(factorize(network(10, 8), 2))) == len(record(tmp_path / "tuned").factored) == 2
 
 
+def test_images_are_divided_alike_for_all_seeds(dense: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        run(tmp_path / str(seed), until="data", seed=seed)
+    first, second = (DataSummary.load(tmp_path / name / "data.json").content_sha256 for name in ("0", "1"))
+    assert first == second, "weights of seed 0, to start from or to teach, have learnt what seed 1 is judged by"
+
+
 def test_another_teacher_trains_anew(dense: Path, tmp_path: Path) -> None:
     run(tmp_path, epochs=1)
     first = record(tmp_path).weights_sha256
@@ -108,6 +115,11 @@ def test_what_was_trained_by_other_options_is_not_written_over(tmp_path: Path) -
     assert record(tmp_path).recipe.epochs == 2
     assert TrainRecord.load(tmp_path / "trained.before.json") == first
     assert (tmp_path / "trained.before.safetensors").read_bytes() == weights
+    second = record(tmp_path)
+    told = run(tmp_path, epochs=1, lr=0.01)
+    assert any("is kept as trained.before-2.safetensors" in note for note in told.notes)
+    assert TrainRecord.load(tmp_path / "trained.before-2.json") == second
+    assert TrainRecord.load(tmp_path / "trained.before.json") == first
     run(tmp_path, epochs=3, fresh=True)
     assert TrainRecord.load(tmp_path / "trained.before.json") == first, "--fresh gives up what it finds"
 
@@ -267,8 +279,6 @@ def test_a_shipped_network_is_taken_with_its_data(dense: Path, tmp_path: Path, m
     shipped.model_copy(update={"data": elsewhere.model_copy(update={"content_sha256": "0" * 64})}).save(tmp_path / "tiny.json")
     told = run(tmp_path / "seed", until="data", sample=True, seed=1)
     assert any("these are not the images that the shipped network was trained on (digits)" in note for note in told.notes)
-    seed = DataSummary.load(tmp_path / "seed" / "data.json")
-    assert seed.content_sha256 == summary.content_sha256, "another seed judges by images that it was not trained on, too"
     run(tmp_path / "build", until="data", checkpoint=str(dense), train=False)
     assert DataSummary.load(tmp_path / "build" / "data.json").mean == summary.mean, "without --sample the data's own"
     with pytest.raises(LoritaDeployError, match="both name weights"):

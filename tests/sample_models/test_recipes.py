@@ -90,6 +90,7 @@ def test_a_recipe_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
             "one after the other",
         ),
         ("epochs = 5\nbatch_size = 8\nlr = 1\nweight_decay = 0\nschedule = 2020-01-01", "no recipe"),
+        ("epochs = 5\nbatch_size = 8\nlr = 1\nweight_decay = 0\nseed = 7", "does not hold the seed"),
     ],
 )
 def test_a_bad_file_names_the_field(tmp_path: Path, text: str, message: str) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lorita_deploy.train.averaging import Average
+from lorita_deploy.train.checkpoint import weights_in
 from lorita_deploy.train.composition import factorize
 
 
@@ -22,6 +23,13 @@ def test_the_average_is_the_weighted_mean_of_what_was_seen() -> None:
     for _ in range(40):
         average.update(module)
     assert abs(float(average.tensors["weight"]) - 8) < 1e-6
+
+
+def test_weights_in_a_state_are_those_that_it_was_judged_by() -> None:
+    a, b = torch.ones(2), torch.zeros(2)
+    assert weights_in({"model/x": a, "average/x": b, "optimizer/x": a}) == {"x": b}
+    assert weights_in({"model/x": a, "optimizer/x": b}) == {"x": a}
+    assert weights_in({"x": a}) == {"x": a}
 
 
 def test_it_covers_factors_statistics_and_counters_and_is_swapped_in_and_out() -> None:

@@ -177,6 +177,19 @@ def test_images_are_cut_to_the_centre_not_squeezed(tmp_path: Path) -> None:
     assert float(batch[0].min()) == pytest.approx(200 / 255, abs=1e-3)
 
 
+def test_images_of_16_bits_keep_their_tones(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    for channels in (1, 3):
+        (batch,) = load_images(tmp_path, shape=(channels, 8, 8), mean=(0.0,) * channels, std=(1.0,) * channels)
+        expected = torch.linspace(0, 1, 64).reshape(1, 1, 8, 8).expand(1, channels, 8, 8)
+        torch.testing.assert_close(batch[0], expected, rtol=0, atol=0.004)
+    (tmp_path / "deep.png").unlink()
+    Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(BadData, match="pixels of type F do not say what is white"):
+        load_images(tmp_path, shape=(1, 8, 8))
+
+
 def broken(root: Path, how: str) -> str:
     make_tree(root, ("train", "test"), 3)
     if how == "unreadable":

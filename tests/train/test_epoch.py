@@ -178,6 +178,13 @@ def test_a_full_memory_says_what_to_lower(digits: Dataset) -> None:
     assert caught.value.exit_code == 6
 
 
+def test_a_part_with_one_value_in_each_channel_says_what_to_change(digits: Dataset) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
+    recipe = RECIPE.model_copy(update={"accumulate": 100})
+    with pytest.raises(BadData, match=r"one value in each channel\n.*100, in 100 part\(s\)\n.*fewer parts \(--accumulate\)"):
+        epochs(digits, recipe).run(1, Network(module, make_optimizer(module, recipe), None))
+
+
 def test_a_mistake_in_a_network_keeps_its_traceback(digits: Dataset) -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(63, 10))
     with pytest.raises(RuntimeError, match="shapes"):

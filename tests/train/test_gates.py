@@ -155,5 +155,16 @@ def test_channels_fade_under_decay_and_the_faded_ones_are_removed_from_the_netwo
         torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)  # smaller dense layers, the same function
 
 
+def test_a_norm_that_is_gone_is_faded_whole_and_only_plain_norms_are_silenced() -> None:
+    model = Stack()
+    with torch.no_grad():
+        model.norm1.weight.zero_()
+    assert faded_channels(model)["norm1"] == tuple(range(16))
+    assert silence(model) == 16
+    assert not model.norm1.bias.any()
+    add_gates(model, 2)
+    assert silence(model) == 0
+
+
 def test_the_same_decay_on_a_plain_scale_fades_nothing() -> None:
     assert not any(faded_channels(trained(0)).values())

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from lorita_deploy.errors import BadCheckpoint, BadData, TrainingDiverged, TrainingWarning, UnknownName
+from lorita_deploy.errors import BadCheckpoint, BadData, BadNetwork, TrainingDiverged, TrainingWarning, UnknownName
 from lorita_deploy.networks import read_weights, weights_digest
-from lorita_deploy.records import Accuracy, EpochRecord, Recipe
+from lorita_deploy.records import Accuracy, EpochRecord, Phase, Recipe
 from lorita_deploy.train import checkpoint
 from lorita_deploy.train.checkpoint import BEST, LAST
 from lorita_deploy.train.composition import factored_layers
@@ -225,6 +225,31 @@ def test_no_weight_decay_is_warned_of_only_where_there_are_factors(digits: Datas
         warnings.simplefilter("error", UserWarning)
         plain = run(digits, tmp_path / "b", recipe.model_copy(update={"depth": 1}))
     assert plain.record.factored == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"phases": (Phase(start=2, weight_decay=0.0),)}, r"ends with epoch 1: its phase of epoch 2 never begins"),
+        ({"narrow_gates": 2}, "no batch normalisation whose channels could fade"),
+        ({"narrow_gates": 2, "gate_decay": 0.0}, "no weight decay on the gates"),
+        ({"narrow_gates": 2, "depth": 1, "weight_decay": 0.0}, "no weight decay on the gates"),
+    ],
+    ids=["phase", "norms", "gate decay", "decay"],
+)
+def test_what_is_asked_for_in_vain_is_said(digits: Dataset, tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) if "no batch norm" in said else small()
+    with pytest.warns(TrainingWarning, match=said):
+        run(digits, tmp_path, RECIPE.model_copy(update={"epochs": 1, **change}), module)
+
+
+def test_a_network_with_two_outputs_is_refused(digits: Dataset, tmp_path: Path) -> None:
+    class Both(Small):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+            return super().forward(x), x
+
+    with pytest.raises(BadNetwork, match="gives a tuple, not one tensor"):
+        run(digits, tmp_path, module=Both())
 
 
 def test_too_few_outputs_for_the_classes(digits: Dataset, tmp_path: Path) -> None:

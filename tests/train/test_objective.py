@@ -44,6 +44,8 @@ def test_the_share_of_the_teacher_is_the_softened_divergence(digits: Dataset) ->
     own = objective(recipe, digits, lambda outputs, _: outputs.mean(), None)
     torch.testing.assert_close(own(logits, labels, own.answers(inputs)), logits.mean())
     assert not teacher.training
+    with pytest.raises(BadData, match=r"the teacher's answers are \(4, 1\), the network's \(4, 10\)"):
+        found(logits, labels, found.answers(inputs)[:, :1])  # type: ignore[index]
 
 
 def test_too_few_outputs_for_the_classes(digits: Dataset) -> None:

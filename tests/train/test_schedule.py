@@ -49,6 +49,15 @@ def test_plateaus_are_those_of_torch() -> None:
     assert learning_rate(changed(schedule="plateau"), 7, 100, losses) < RECIPE.lr / 500
 
 
+def test_losses_are_compared_anew_where_the_network_is_restructured() -> None:
+    losses = [1.0 - 0.05 * i for i in range(10)] + [0.9 - 0.01 * i for i in range(20)]  # the second network: above the first
+    assert plateaus(losses) == 1
+    assert plateaus(losses, (11,)) == 0
+    recipe = changed(schedule="plateau", epochs=40, phases=(Phase(start=11, depth=2), Phase(start=20, weight_decay=0.0)))
+    assert recipe.restructured == (11,)
+    assert learning_rate(recipe, 299, 400, losses) == recipe.lr
+
+
 class Everything(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -58,6 +67,8 @@ class Everything(nn.Module):
         self.layer_norm = nn.LayerNorm(3)
         self.depthwise = nn.Conv2d(4, 4, 3, groups=4)
         self.position = nn.Parameter(torch.zeros(1, 4, 3))
+        self.plane_norm = nn.LayerNorm((4, 8, 8))
+        self.memory = nn.GRU(3, 3)
 
 
 def decays(module: nn.Module, recipe: Recipe, epoch: int = 1) -> dict[str, float]:
@@ -73,7 +84,8 @@ def decays(module: nn.Module, recipe: Recipe, epoch: int = 1) -> dict[str, float
 def test_decay_is_on_weight_matrices_only(optimizer: str) -> None:
     found = decays(factorize(Everything(), 3), changed(optimizer=optimizer))
     factors = {f"{layer}.parametrizations.weight.original{i}" for layer in ("conv", "linear") for i in range(3)}
-    assert {name for name, decay in found.items() if decay} == {*factors, "depthwise.weight"}
+    others = {"depthwise.weight", "memory.weight_ih_l0", "memory.weight_hh_l0"}
+    assert {name for name, decay in found.items() if decay} == {*factors, *others}
     assert set(found.values()) == {0.0, RECIPE.weight_decay}
     assert set(decays(factorize(Everything(), 3), changed(decay_on="all")).values()) == {RECIPE.weight_decay}
 

@@ -133,16 +133,26 @@ def test_without_decay_in_the_end_faded_directions_stay_so_and_the_loss_falls(di
     assert freed[-1].rank_fraction <= freed[7].rank_fraction < freed[0].rank_fraction
 
 
-def test_the_best_weights_may_be_of_an_earlier_phase(digits: Dataset, tmp_path: Path) -> None:
-    values = iter([0.2, 0.95, 0.5, 0.6, 0.7, 0.7, 0.9, 0.8])
-    recipe = RECIPE.model_copy(update={"epochs": 8, "phases": (Phase(start=8, depth=2),)})
+@pytest.mark.parametrize(
+    ("scores", "phase", "kept", "depth"),
+    [
+        ([0.2, 0.95, 0.5, 0.6, 0.7, 0.7, 0.9, 0.8], Phase(start=8, weight_decay=0.0), 7, 3),  # has had the decay of most epochs
+        ([0.2, 0.95, 0.5, 0.6, 0.7, 0.7, 0.9, 0.8], Phase(start=8, depth=2), 8, 2),  # what the recipe ends with
+        ([0.2, 0.9, 0.8], Phase(start=3, depth=2), 2, 3),  # of so few any
+    ],
+)
+def test_the_best_weights_may_be_of_an_earlier_phase(
+    digits: Dataset, tmp_path: Path, scores: list[float], phase: Phase, kept: int, depth: int
+) -> None:
+    values = iter(scores)
+    recipe = RECIPE.model_copy(update={"epochs": len(scores), "phases": (phase,)})
 
     def evaluate(module: nn.Module) -> Accuracy:
         return Accuracy(metric="score", split="validation", correct=100 * next(values), total=100)
 
     trained = run(digits, tmp_path, recipe, evaluate=evaluate)
-    assert trained.record.best_epoch == 7  # not the second: what is kept has had the decay of most of the recipe
-    assert depth_of(trained.module) == 3
+    assert trained.record.best_epoch == kept
+    assert depth_of(trained.module) == depth
     torch.testing.assert_close(collapse(trained.module)(torch.ones(1, 1, 8, 8)).isfinite().all(), torch.tensor(True))
 
 
@@ -160,3 +170,21 @@ def test_with_an_average_it_is_the_average_that_is_judged_and_kept(digits: Datas
     name = "4.parametrizations.weight.original0"
     assert torch.equal(read_weights(tmp_path / BEST)[f"model/{name}"], last[f"average/{name}"])
     assert not torch.equal(last[f"model/{name}"], last[f"average/{name}"])
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_weight_norm_of_torch_stays_and_is_no_pair_of_factors(digits: Dataset, tmp_path: Path, depth: int) -> None:
+    def normed() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(64, 20)), nn.ReLU(), nn.Linear(20, 10)
+        )
+
+    recipe = RECIPE.model_copy(update={"depth": depth, "phases": (), "epochs": 1})
+    one = Accuracy(metric="accuracy", split="validation", correct=1, total=269)
+    found = train(normed(), digits, recipe, tmp_path, evaluate=lambda _: one, model_name="normed", device="cpu").module
+    assert list(factored_layers(found)) == (["3"] if depth > 1 else [])
+    again = structure_like(normed(), shapes_of(found.state_dict()))
+    again.load_state_dict(found.state_dict())
+    images = torch.rand(5, 1, 8, 8)
+    torch.testing.assert_close(again(images), found(images))
