@@ -172,7 +172,7 @@ def _acts_per_channel(layer: nn.Module) -> bool:
     from torch.nn.modules.instancenorm import _InstanceNorm
 
     if isinstance(layer, nn.GroupNorm):
-        return layer.num_groups == layer.num_channels
+        return layer.num_groups == layer.num_channels and layer.affine  # without tensors nothing would tell its width
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
         return layer.groups == layer.in_channels == layer.out_channels
     return isinstance(layer, _BatchNorm | _InstanceNorm | nn.PReLU)

@@ -188,9 +188,11 @@ def check_plan(
     target: str,
     groups: Sequence[GroupCalibration] = (),
     *,
+    precision: Precision | None = None,
     where: Path | str = "plan",
 ) -> None:
-    """Whether ``plan`` was made for these layers, these weights and this target. Raises `PlanMismatch` with what differs.
+    """Whether ``plan`` was made for these layers, these weights, this target and, where it is given, this ``precision``.
+    Raises `PlanMismatch` with what differs.
 
     ``groups`` are the channel groups of the network that may become narrower; ``where`` is what the error calls the plan.
     """
@@ -215,6 +217,8 @@ def check_plan(
         most = min(k_out, at_widths(geometry, k_in, k_out).n)
         if choice.form in ("pair", "narrow-pair") and not 1 <= (choice.rank or 0) <= most:
             findings.append(f"{choice.layer}: rank {choice.rank} is not in 1..{most}")
+        elif choice.form in ("dense", "narrow") and choice.rank is not None:
+            findings.append(f"{choice.layer}: rank {choice.rank}, of a form that has none ({choice.form})")
         elif (choice.k_in, choice.k_out) != (k_in, k_out):
             widths = f"{k_in} to {k_out}" + (" with the plan's widths" if choice.layer in expected else "")
             findings.append(f"{choice.layer}: {choice.k_in} to {choice.k_out} channels, the layer has {widths}")
@@ -222,6 +226,8 @@ def check_plan(
         findings.append("a layer is named twice")
     if plan.target != target:
         findings.append(f"made for target {plan.target}, not {target}")
+    if precision is not None and plan.precision != precision:
+        findings.append(f"made for {plan.precision}, not {precision}")
     if not findings and plan.network_sha256 != network_sha256:
         findings.append("made for other weights of the same architecture")
     if findings:

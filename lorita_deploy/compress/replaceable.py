@@ -2,17 +2,18 @@
 
 A forward that reads ``layer.weight`` or asks for ``layer.in_features`` breaks when the layer becomes a pair; a weight that an
 embedding shares would be in the network twice. Both are left, and named; so are layers that compute more than their weights
-say, by a parametrization or a hook.
+say, by a parametrization or a hook, and those whose effect on the network's outputs no gradient tells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..forms import replace_layer
 from ..networks import evaluating
 from ..records import LeftAlone
+from .feeding import float_tensors
 from .trying import disagreement, first_line, outputs, sharing_copy, those_that_hold, varied
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def irreplaceable(
     layers = list(layers)
     generator = torch.Generator().manual_seed(seed)
     examples = [varied(example, generator) for example in examples]
-    reasons = _shared(module, layers) | _computed(module, layers) | _hooked(module, layers, examples)
+    reasons = _unfelt(module, layers, examples)
+    reasons |= _shared(module, layers) | _computed(module, layers) | _hooked(module, layers, examples)
 
     def objection(names: list[str]) -> str | None:
         with evaluating(module):
@@ -49,7 +51,8 @@ def irreplaceable(
                 return f"the network uses more of it than its call: {first_line(error)}"
         if called != set(names):
             return "the network reaches it by other ways than its name"
-        return None if differing is None else "the network computes something else when it is replaced by its like"
+        blind = not any(bool(torch.isfinite(each).any()) for each in expected[""])  # what is not finite is named elsewhere
+        return None if differing is None or blind else "the network computes something else when it is replaced by its like"
 
     reasons |= dict(those_that_hold([name for name in layers if name not in reasons], objection)[1])
     return tuple(LeftAlone(layer=name, reason=reasons[name]) for name in layers if name in reasons)
@@ -57,8 +60,45 @@ def irreplaceable(
 
 def _computed(module: nn.Module, layers: Sequence[str]) -> dict[str, str]:
     """The layers whose weights are not parameters of theirs, but computed from others."""
-    parametrized = (name for name in layers if hasattr(module.get_submodule(name), "parametrizations"))
-    return dict.fromkeys(parametrized, "a parametrization computes its weight")
+    from torch import nn
+
+    found = {}
+    for name in layers:
+        layer = module.get_submodule(name)
+        if hasattr(layer, "parametrizations"):
+            found[name] = "a parametrization computes its weight"
+        elif not isinstance(layer._parameters.get("weight"), nn.Parameter):
+            found[name] = "its weight is not a parameter"
+    return found
+
+
+def _unfelt(module: nn.Module, layers: Sequence[str], examples: Sequence[Tensor]) -> dict[str, str]:
+    """The layers that no gradient of the outputs reaches: what they may lose would seem to cost nothing."""
+    import torch
+
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_: nn.Module, __: object, output: Tensor) -> Tensor:
+            kept[name] = output if output.requires_grad else output.detach().requires_grad_(torch.is_grad_enabled())
+            return kept[name].clone()
+
+        return hook
+
+    with evaluating(module), torch.enable_grad():
+        network = sharing_copy(module)
+        for name in layers:
+            network.get_submodule(name).register_forward_hook(keep(name))
+        felt = [each.sum() for each in float_tensors(network(*examples)) if each.requires_grad]
+        watched = {name: each for name, each in kept.items() if each.requires_grad}
+        if not felt or not watched:
+            return {}
+        try:
+            found = torch.autograd.grad(felt, list(watched.values()), allow_unused=True)
+        except RuntimeError:  # nothing can be differentiated; calibration, which has to, says what
+            return {}
+    unfelt = [name for name, gradient in zip(watched, found, strict=True) if gradient is None]
+    return dict.fromkeys(unfelt, "no gradient reaches it from the outputs: it is detached from them, or they do not use it")
 
 
 def _hooked(module: nn.Module, layers: Sequence[str], examples: Sequence[Tensor]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..errors import BadNetwork
 from ..forms import fill_pair, form, replace_layer
 from ..networks import evaluating
 from .bases import Basis
@@ -23,7 +24,7 @@ from .cuts import bias_of
 from .moments import Criterion, Moments
 from .rewrite import factors
 from .spectrum import finite_matrix
-from .sums import by_position, small_batches
+from .sums import ALWAYS_CALLED, by_position, small_batches
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -99,7 +100,7 @@ def rewrite_in_sequence(
 
     Rank None keeps a layer's form, and fits it as well. ``moments`` are of the dense network's outputs as far as the layers
     still have them (their gradients serve throughout); ``bases`` says what has become of those of narrowed layers. Raises
-    `BadNetwork` for weights that are not finite.
+    `BadNetwork` for weights that are not finite, and for layers that are not called.
     """
 
     def fit(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor, *, name: str) -> Tensor:
@@ -114,6 +115,9 @@ def rewrite_in_sequence(
 
     handles: dict[str, list[Any]] = {}
     _run(network, dense.inputs, {name: partial(fit, name=name) for name in ranks}, handles)
+    if handles:  # of layers that were not fitted
+        what = "the example reaches this layer, the calibration inputs together do not"
+        raise BadNetwork(what, where=next(iter(handles)), fix=ALWAYS_CALLED)
 
 
 def _run(

@@ -29,6 +29,9 @@ def small_batches(batches: Iterable[tuple[Tensor, ...]], size: int, samples: int
                 return
 
 
+ALWAYS_CALLED = "layers must be called for every input: turn branches on the data into arithmetic"
+
+
 class OutputSums:
     """Running first and second moments of one layer's outputs and gradients.
 
@@ -77,10 +80,13 @@ class OutputSums:
         return output
 
     def moments(self, name: str, examples: int) -> Moments:
-        """Raises `BadNetwork` for outputs that are not finite."""
+        """Raises `BadNetwork` for outputs that are not finite, or that there are none of."""
         import torch
 
-        assert self.shift is not None, name
+        if self.shift is None:
+            raise BadNetwork(
+                "the example reaches this layer, none of the calibration inputs does", where=name, fix=ALWAYS_CALLED
+            )
         mean = self.total / self.count
         covariance = self.square / self.count - torch.outer(mean, mean)
         gradient = self.gradient / max(self.gradients, 1)

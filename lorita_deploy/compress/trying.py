@@ -58,13 +58,16 @@ def sharing_copy(module: nn.Module) -> nn.Module:
 
 
 def varied(example: Tensor, generator: torch.Generator) -> Tensor:
-    """``example`` with noise of its own size: on constant inputs much looks independent that is not."""
+    """``example`` with noise of its own size: on constant inputs much looks independent that is not. Its values stay within
+    those of ``example``, unless that is constant: a network may take logarithms or roots of what is never negative."""
     import torch
 
     if not example.is_floating_point() or not torch.isfinite(example).all():
         return example
     noise = torch.randn(example.shape, generator=generator).to(example.device, example.dtype)
-    return example + noise * (example.abs().mean() or 1.0)
+    noisy = example + noise * (example.abs().mean() or 1.0)
+    lowest, highest = example.aminmax()
+    return noisy.clamp(lowest, highest) if lowest < highest else noisy
 
 
 def outputs(network: nn.Module, layers: Sequence[str], examples: Sequence[Tensor]) -> dict[str, list[Tensor]]:
@@ -98,7 +101,8 @@ def disagreement(expected: dict[str, list[Tensor]], found: dict[str, list[Tensor
 
 
 def _agree(expected: Tensor, found: Tensor) -> bool:
-    """To half the digits of the type: what goes wrong with a wrong claim is of the size of the values themselves."""
+    """To half the digits of the type: what goes wrong with a wrong claim is of the size of the values themselves. Where nothing
+    is finite, nothing has been shown."""
     import torch
 
     if expected.shape != found.shape:
@@ -108,7 +112,9 @@ def _agree(expected: Tensor, found: Tensor) -> bool:
         return False
     expected, found = expected[finite], found[finite]
     tolerance = torch.finfo(expected.dtype).eps ** 0.5
-    return not expected.numel() or bool((expected - found).abs().max() <= tolerance * expected.abs().max())
+    if not expected.numel():
+        return not finite.numel()
+    return bool((expected - found).abs().max() <= tolerance * expected.abs().max())
 
 
 def first_line(error: Exception) -> str:

@@ -114,14 +114,16 @@ def require_passed(checks: Iterable[Fidelity], where: object) -> None:
 
 
 def random_like(inputs: Sequence[Tensor], examples: int, seed: int) -> list[Array]:
-    """``examples`` random inputs for each of ``inputs``: normal with its mean and standard deviation, integers shuffled."""
+    """``examples`` random inputs for each of ``inputs``: normal with its mean and standard deviation, cut off at its least and
+    greatest value (a network may take logarithms); integers shuffled."""
     random = np.random.default_rng(seed)
     drawn = []
     for tensor in inputs:
         real = tensor.detach().cpu().numpy()
         shape = (examples, *real.shape[1:])
         if real.dtype.kind == "f":
-            drawn.append(random.normal(real.mean(), real.std() or 1.0, shape).astype(real.dtype))
+            values = random.normal(real.mean(), real.std() or 1.0, shape)
+            drawn.append((values.clip(real.min(), real.max()) if real.std() else values).astype(real.dtype))
         else:
             drawn.append(random.permutation(np.resize(real, shape).reshape(-1)).reshape(shape))
     return drawn

@@ -61,6 +61,10 @@ def as_module(session: Session, input_names: tuple[str, ...], batch: int) -> nn.
     from torch import nn
 
     class Opened(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.place = nn.Parameter(torch.empty(0), requires_grad=False)  # evaluators ask parameters for the device
+
         def forward(self, *inputs: Tensor) -> Any:
             arrays = {name: tensor.detach().cpu().numpy() for name, tensor in zip(input_names, inputs, strict=True)}
             outputs = tuple(torch.from_numpy(each) for each in run_session(session, arrays, batch))

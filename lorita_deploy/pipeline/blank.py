@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING
 
 from ..compress.opening import open_attention
+from ..compress.rewrite import duplicate
 from ..errors import BadNetwork
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ def blank_network(build: Build) -> nn.Module:
     import torch
 
     if build.own_model is not None:
-        module = copy.deepcopy(build.own_model)
+        module = duplicate(build.own_model)
+        _require_single_precision(module)
         assert build.own_task is not None
         examples = tuple(example.cpu() for example in build.own_task.examples)
         open_attention(module.cpu(), examples)
@@ -34,3 +35,14 @@ def blank_network(build: Build) -> nn.Module:
         ) from error
     open_attention(module, (torch.zeros(1, *build.shape),))
     return module
+
+
+def _require_single_precision(module: nn.Module) -> None:
+    """Half of a network's digits would be gone before anything is compared. Raises `BadNetwork`."""
+    import torch
+
+    for name, parameter in module.named_parameters():
+        if parameter.dtype in (torch.float16, torch.bfloat16):
+            kind = str(parameter.dtype).removeprefix("torch.")
+            fix = "hand in network.float(), with inputs to match; --precision makes artifacts of lower precision"
+            raise BadNetwork(f"{name} is of type {kind}", where=type(module).__name__, fix=fix)

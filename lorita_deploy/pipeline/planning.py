@@ -52,8 +52,8 @@ DRAFT_SECONDS = 4.0
 def given_plan(build: Build, path: Path) -> Plan:
     """A plan from a file. Raises `BadRecord`, `PlanMismatch`."""
     plan = Plan.load(path)
-    groups = build.calibration.record.groups
-    check_plan(plan, build.collapsed.layers, build.collapsed.weights_sha256, build.target.name, groups, where=path)
+    record, groups = build.collapsed, build.calibration.record.groups
+    check_plan(plan, record.layers, record.weights_sha256, build.target.name, groups, precision=build.precision, where=path)
     epochs = max((probe.recovered for probe in plan.probes), default=0)
     if epochs > build.options.recover_epochs:
         build.watch.note(f"the plan counts on recovery: it was judged with --recover-epochs {epochs}")
@@ -117,14 +117,20 @@ class _Planning:
     def _best(self, found: Sequence[tuple[Solution, LatencyRatio | None]]) -> Solution:
         """Within a budget of accuracy the fastest as measured (or the smallest, where that is the objective); within one of
         time the least loss among those that fit, by true loss where rounds of local search are to be compared."""
+
+        def ratio(pair: tuple[Solution, LatencyRatio | None]) -> float:
+            """What was not measured is dense itself where plans are measured, elsewhere what was predicted."""
+            solution, measured = pair
+            return measured.ratio if measured else 1.0 if self.build.on_target else solution.predicted_us / self.dense_us
+
         limit_us = self._limit_us()
         if limit_us is None and self.build.budget.objective != "latency":
             return min(found, key=lambda pair: pair[0].cost)[0]
         if limit_us is None:
-            return min(found, key=lambda pair: pair[1].ratio if pair[1] else pair[0].predicted_us / self.dense_us)[0]
-        fitting = [pair for pair in found if pair[1] is None or pair[1].ratio <= limit_us / self.dense_us]
+            return min(found, key=ratio)[0]
+        fitting = [pair for pair in found if ratio(pair) <= limit_us / self.dense_us * (1 + 1e-9)]
         if not fitting:
-            return min(found, key=lambda pair: pair[1].ratio if pair[1] else 1.0)[0]
+            return min(found, key=ratio)[0]
         if not self.build.options.local_search:
             return fitting[-1][0]
         return min(fitting, key=lambda pair: true_loss(self.build, self._network(pair[0])))[0]

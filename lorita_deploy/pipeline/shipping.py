@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bundle.manifest import npz, pack, write_bundle
 from ..measure.accuracy import artifact_accuracy
-from ..measure.fidelity import TOLERANCES, require_passed, verify
+from ..measure.fidelity import TOLERANCES, flatten, require_passed, verify
 from ..measure.latency import artifact_name, race
 from ..ports import find_exporter
 from ..records import Accuracy, Artifact, ArtifactList, Fidelity, FidelityReport, Receipt, Role, write_atomically
@@ -93,8 +93,7 @@ def reference_outputs(build: Build, module: nn.Module) -> list[np.ndarray[Any, A
     with torch.inference_mode():
         found = module(*(tensor.cpu() for tensor in golden_inputs(build)))
     module.to(build.device)
-    values = found.values() if isinstance(found, dict) else found if isinstance(found, tuple | list) else [found]
-    return [value.numpy() for value in values]
+    return [value.numpy() for value in flatten(found)]
 
 
 def _size(artifact: Artifact) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import BadData
 from ..measure.accuracy import accuracy, agreement
+from ..measure.fidelity import flatten
 from ..ports import Task
 from .context import EVALUATION_BATCH, Build
 
@@ -99,4 +100,4 @@ def _outputs(module: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> list[T
 
     device = next(module.parameters()).device
     with torch.inference_mode():
-        return [module(*(x.to(device) for x in batch)).cpu() for batch in batches]
+        return [next(flatten(module(*(x.to(device) for x in batch)))).cpu() for batch in batches]

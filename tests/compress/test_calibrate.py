@@ -15,6 +15,7 @@ from torch.nn import functional
 from lorita_deploy.compress import calibrate as calibration_module, sums as sums_module
 from lorita_deploy.compress.calibrate import Calibration, calibrate, collect_moments
 from lorita_deploy.compress.rewrite import rewrite
+from lorita_deploy.compress.sequential import dense_outputs, rewrite_in_sequence
 from lorita_deploy.errors import BadCheckpoint, BadData, BadNetwork, BadRecord
 from lorita_deploy.networks import read_weights, survey
 from lorita_deploy.ports import Task
@@ -273,3 +274,25 @@ def test_a_network_that_hides_its_gradients_is_refused(trained) -> None:
     detached[1].register_forward_hook(lambda *args: args[2].detach())
     with pytest.raises(BadNetwork, match="no gradient"):
         calibrate(detached, survey(detached, trained.task.examples).geometries, trained.task, samples=50)
+
+
+class OnlyForBright(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.a(x)
+        return self.c(self.b(y) if float(x.mean()) > 0 else y)
+
+
+def test_a_layer_that_the_calibration_inputs_do_not_reach_is_named() -> None:
+    module = OnlyForBright()
+    bright, dark = [(torch.rand(20, 4),)], [(-torch.rand(20, 4),)]
+    task = Task(examples=(torch.rand(1, 4),), calibration=dark, evaluate=lambda _: None)
+    geometries = survey(module, task.examples).geometries
+    with pytest.raises(BadNetwork, match=r"none of the calibration inputs does\n.*b\n"):
+        calibrate(module, geometries, task, samples=20)
+    moments = calibrate(module, geometries, Task(task.examples, bright, lambda _: None), samples=20).moments
+    with pytest.raises(BadNetwork, match="the calibration inputs together do not"):
+        rewrite_in_sequence(module, {"a": None, "b": 2}, moments, dense_outputs(module, ["a", "b"], dark))

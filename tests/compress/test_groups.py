@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from lorita_deploy.compress.cuts import ChannelGroup, keep_channels, narrowed_geometries
 from lorita_deploy.compress.groups import Grouping, channel_groups
+from lorita_deploy.compress.trying import disagreement
 from lorita_deploy.networks import survey
 
 
@@ -268,3 +269,26 @@ def test_resnet20_inner_channels_are_free_and_padded_streams_are_not() -> None:
     assert [group.name for group in found.groups] == [f"stages.{s}.{b}.conv1" for s in range(3) for b in range(3)]
     streams = {f"stages.{s}.{b}.conv2" for s in range(3) for b in range(3)} | {"conv", "head"}
     assert {each.layer for each in found.left_alone} == streams
+
+
+@pytest.mark.parametrize("norm", ["functional", "without tensors"])
+def test_what_needs_positive_inputs_is_tried_on_such(norm: str) -> None:
+    """On noise of both signs its outputs would all be NaN, which says nothing against any claim."""
+
+    def forward(net: Net, x: Tensor) -> Tensor:
+        x = functional.group_norm(net.b(functional.relu(net.a(torch.log(x)))), 2 if norm == "functional" else 8)
+        return net.c(x).mean((2, 3))
+
+    torch.manual_seed(0)
+    net = Net(forward, a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 8, 1), c=nn.Conv2d(8, 5, 1)).eval()
+    examples = (torch.rand(1, 3, 6, 6) + 0.5,)
+    found = channel_groups(net, examples, survey(net, examples).geometries).groups
+    assert [names(group)[0] for group in found] == [["a"]]
+
+
+def test_nothing_finite_shows_nothing() -> None:
+    gone = {"": [torch.full((3,), torch.nan)]}
+    assert disagreement(gone, gone) == ""
+    partly = {"": [torch.tensor([torch.inf, 1.0])]}
+    assert disagreement(partly, partly) is None
+    assert disagreement({"": [torch.empty(0)]}, {"": [torch.empty(0)]}) is None

@@ -239,8 +239,14 @@ def test_a_plan_for_another_network_or_target_is_refused_with_what_differs() -> 
         check_plan(plan(), [one, other, third], "n", "cpu")
     with pytest.raises(PlanMismatch, match="target cpu, not jetson"):
         check_plan(plan(), layers(), "n", "jetson", where="mine.json")
+    with pytest.raises(PlanMismatch, match="made for fp32, not fp16"):
+        check_plan(plan(), layers(), "n", "cpu", precision="fp16")
+    check_plan(plan(), layers(), "n", "cpu", precision="fp32")
     with pytest.raises(PlanMismatch, match="other weights"):
         check_plan(plan(), layers(), "another", "cpu")
+    dense_with_a_rank = [choice.model_copy(update={"form": "dense", "rank": 3}) for choice in plan().choices]
+    with pytest.raises(PlanMismatch, match=r"rank 3, of a form that has none \(dense\)"):
+        check_plan(plan().model_copy(update={"choices": tuple(dense_with_a_rank)}), layers(), "n", "cpu")
     small = one.model_copy(update={"geometry": Geometry(kind="linear", out_channels=4, in_channels=32)})
     with pytest.raises(PlanMismatch, match=r"rank 8 is not in 1\.\.4"):
         check_plan(plan(), [small, other], "n", "cpu")

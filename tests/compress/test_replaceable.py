@@ -97,6 +97,31 @@ def called_by_a_list() -> Net:
     return net
 
 
+def detached() -> Net:
+    return three(lambda net, x: net.c(functional.relu(net.b(net.a(x))).detach()))
+
+
+def output_unused() -> Net:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        x = net.a(x)
+        net.b(x)
+        return net.c(functional.relu_(x))
+
+    return three(forward)
+
+
+def frozen() -> Net:
+    return three(lambda net, x: net.c(functional.relu(net.b(net.a(x))))).requires_grad_(False)
+
+
+def weight_in_a_buffer() -> Net:
+    net = three(lambda net, x: net.c(functional.relu(net.b(net.a(x)))))
+    weight = net.b.weight.detach()
+    del net.b.weight
+    net.b.register_buffer("weight", weight)
+    return net
+
+
 NETS: dict[str, tuple[Callable[[], Net], dict[str, str], set[str]]] = {
     # what makes it, what must stay with its reason, what is rewritten
     "embedding and head": (embedding_and_head, {"head": "shares a parameter with embed"}, {"a"}),
@@ -111,6 +136,10 @@ NETS: dict[str, tuple[Callable[[], Net], dict[str, str], set[str]]] = {
     "buffers": (with_a_buffer, {}, {"a", "b", "c"}),
     "hooks": (with_hooks, {"b": "a forward hook changes its outputs"}, {"a", "c"}),
     "a weight that is computed": (computed_weight, {"b": "a parametrization computes its weight"}, {"a", "c"}),
+    "detached": (detached, {"a": "no gradient reaches it", "b": "no gradient reaches it"}, {"c"}),
+    "an output that is not used": (output_unused, {"b": "no gradient reaches it"}, {"a", "c"}),
+    "frozen": (frozen, {}, {"a", "b", "c"}),
+    "a weight in a buffer": (weight_in_a_buffer, {"b": "its weight is not a parameter"}, {"a", "c"}),
     "a list beside the modules": (called_by_a_list, {"b": "other ways than its name"}, {"a", "c"}),
 }
 

@@ -103,6 +103,8 @@ def test_random_inputs_look_like_the_real_ones() -> None:
     assert drawn[0].std() == pytest.approx(3, abs=0.1)
     assert drawn[1].shape == (64, 3)
     assert set(drawn[1].reshape(-1)) == {7, 9}
+    assert random_like((pictures.exp(),), 8, seed=1)[0].min() > 0
+    assert random_like((torch.zeros(4, 5),), 8, seed=1)[0].std() > 0.5
     again = random_like((pictures, words), 64, seed=1)
     assert all((one == other).all() for one, other in zip(drawn, again, strict=True))
 
