@@ -13,7 +13,7 @@ from torch import nn
 
 from lorita_deploy import pipeline
 from lorita_deploy.cli.options import FAMILY, FIRST_READ
-from lorita_deploy.errors import BadCheckpoint, BadRecord, FolderBusy, PlanMismatch, VerificationFailed
+from lorita_deploy.errors import BadCheckpoint, BadNetwork, BadRecord, FolderBusy, PlanMismatch, VerificationFailed
 from lorita_deploy.pipeline import STAGES, build, make_options, preview
 from lorita_deploy.ports import Task
 from lorita_deploy.records import Accuracy, BuildReport, Plan
@@ -240,6 +240,52 @@ def test_several_inputs_and_no_classes(tmp_path):
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
     assert [x.name for x in session.get_inputs()] == ["image", "facts"]
     assert [x.name for x in session.get_outputs()] == ["estimate"]
+
+
+class Nested(nn.Module):
+    """An answer, and beside it what it came of, as recurrent networks do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 128), nn.Linear(128, 10)
+
+    def forward(self, x):
+        hidden = self.first(x).relu()
+        return self.second(hidden), (hidden, None)
+
+
+def nested():
+    torch.manual_seed(0)
+    batches = [(torch.randn(32, 64),) for _ in range(4)]
+    module = Nested().eval()
+    expected = [module(x)[0].argmax(1) for (x,) in batches]
+
+    def evaluate(network):
+        device = next(network.parameters()).device  # as is usual, and asked of opened artifacts too
+        found = [network(x.to(device)) for (x,) in batches]
+        right = sum(int((y[0].argmax(1) == e).sum()) for y, e in zip(found, expected, strict=True))
+        return Accuracy(metric="accuracy", split="validation", correct=right, total=128)
+
+    names = ("answer", "hidden")
+    task = Task(
+        (batches[0][0][:1],), batches, evaluate, output_names=names, loss=lambda outputs, _: outputs[0].square().sum(1).mean()
+    )
+    return module, task
+
+
+def test_nested_outputs_and_an_evaluator_that_asks_for_the_device(tmp_path):
+    module, task = nested()
+    options = make_options(model="nested", target="jetson", out=str(tmp_path), speedup=1.5, precision="fp16")
+    build(options, until="verify", model=module, task=task)
+    session = onnxruntime.InferenceSession(str(tmp_path / "dense.onnx"))
+    assert [x.name for x in session.get_outputs()] == ["answer", "hidden"]
+
+
+def test_a_network_in_half_precision_is_refused(tmp_path):
+    module, task = nested()
+    options = make_options(model="nested", target="jetson", out=str(tmp_path))
+    with pytest.raises(BadNetwork, match=r"first\.weight is of type bfloat16\n.*\n.*network\.float\(\)"):
+        build(options, until="collapse", model=module.bfloat16(), task=task)
 
 
 def test_verification_failure_stops_the_build(built, monkeypatch):
