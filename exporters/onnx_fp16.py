@@ -48,6 +48,7 @@ def retype(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
     typed.CopyFrom(model)
     graph = typed.graph
     floats = float_values(model)
+    kept = {*kept, *(node.name for node in model.graph.node if node.op_type in NEVER), *never_half(model)}
     stored = {each.name: each for each in graph.initializer if each.data_type == TensorProto.FLOAT}
     halves: dict[str, str] = {}
     """Float value to the name under which it is there in fp16; and the other way round."""
@@ -73,7 +74,7 @@ def retype(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
         return known[name]
 
     for node in list(graph.node):
-        half = node.name not in kept and node.op_type not in NEVER
+        half = node.name not in kept
         for place, name in enumerate(node.input):
             if name in floats:
                 node.input[place] = read(name, half)
@@ -92,6 +93,38 @@ def retype(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
     graph.node.extend(nodes)
     _drop_unread(graph)
     return typed
+
+
+def never_half(model: ModelProto) -> set[str]:
+    """Names of the nodes whose operator takes no fp16 at the model's opset, and of those that a subgraph (of an If, a Loop)
+    reads from, by a name that must keep its type."""
+    opsets = {each.domain: each.version for each in model.opset_import}
+    read_inside = {name for node in model.graph.node for inner in _subgraphs(node) for name in _read_in(inner)}
+    found = set()
+    for node in model.graph.node:
+        try:
+            schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
+        except onnx.defs.SchemaError:  # another domain's
+            continue
+        types = [set(each.allowed_type_strs) for each in schema.type_constraints]
+        takes = all("tensor(float16)" in each for each in types if "tensor(float)" in each)
+        if not takes or read_inside.intersection(node.output):
+            found.add(node.name)
+    return found
+
+
+def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    for attribute in node.attribute:
+        yield from ([attribute.g] if attribute.HasField("g") else attribute.graphs)
+
+
+def _read_in(graph: GraphProto) -> Iterator[str]:
+    """What the nodes of ``graph`` and of graphs within it read, and what it hands out."""
+    yield from (each.name for each in graph.output)
+    for node in graph.node:
+        yield from node.input
+        for inner in _subgraphs(node):
+            yield from _read_in(inner)
 
 
 def _cast_back(name: str, half: str) -> NodeProto:

@@ -94,6 +94,14 @@ def test_other_outputs_are_code_4(folder):
     assert "the compressed artifact differs by 0.0" in page.stderr
 
 
+def test_what_ships_must_be_one_of_the_artifacts(folder):
+    shipped = folder / "model.onnx"
+    shipped.write_bytes(shipped.read_bytes() + b"x")
+    page = invoke("verify", folder)
+    assert page.exit_code == 2
+    assert "none of the artifacts" in page.stderr
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"\x80\x04K\x01."])
 def test_damaged_golden_data_is_said(folder, content):
     (folder / "golden" / "inputs.npz").write_bytes(content)

@@ -180,15 +180,30 @@ def paired_ratio(reloads: Sequence[Sequence[Tuple[float, float]]]) -> Tuple[floa
 
     Returns the median and its 95 % interval. In a race cut short, with fewer than six reloads, the pairs in the order
     taken are cut into six blocks instead (noise on a shared machine comes in stretches, so single pairs would promise too
-    much); that sees the noise but not the luck of a load, and `warnings_of` says so.
+    much). That sees the noise but not the luck of a load: the interval is widened to that of Student's t over the logarithms
+    of the reload medians, which with two reloads is wide. Of a single reload `warnings_of` says what it leaves out.
     """
     ratios = [[candidate / baseline for candidate, baseline in pairs] for pairs in reloads if pairs]
     observed = [median(each) for each in ratios]
+    lucky = []  # type: List[float]
     if len(observed) < FEWEST:
+        lucky = t_interval(observed)
         every = [ratio for each in ratios for ratio in each]
         cuts = [len(every) * i // FEWEST for i in range(FEWEST + 1)]
         observed = [median(every[low:high]) for low, high in zip(cuts, cuts[1:]) if low < high]
-    return median(observed), median_interval(observed)
+    low, high = median_interval(observed)
+    return median(observed), (min([low] + lucky), max([high] + lucky))
+
+
+def t_interval(ratios: Sequence[float]) -> List[float]:
+    """The ends of the 95 % interval of a few ratios' common value by Student's t, on the scale of logarithms; none of one."""
+    count, logs = len(ratios), [math.log(ratio) for ratio in ratios]
+    if count < 2:
+        return []
+    middle = sum(logs) / count
+    deviation = math.sqrt(sum((each - middle) ** 2 for each in logs) / (count - 1))
+    reach = T_975[count - 2] * deviation / math.sqrt(count)
+    return [math.exp(middle - reach), math.exp(middle + reach)]
 
 
 def ratio_of(candidate: str, baseline: str, reloads: Sequence[Sequence[Tuple[float, float]]]) -> Dict[str, Any]:

@@ -19,6 +19,8 @@ def read_image(path: str, how: Any) -> Any:
     mode = "L" if channels == 1 else "RGB"
     image: Any = Image.open(path)
     image.draft(mode, (width, height))
+    if image.mode.startswith("I;16"):  # of 16 bits, which PIL would cut off at 255
+        image = Image.fromarray(numpy.rint(numpy.asarray(image) / 257).astype("uint8"))
     image = image.convert(mode)
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), getattr(Image, "Resampling", Image).BILINEAR)

@@ -25,6 +25,10 @@ from typing import Any, Callable, Dict, List, Optional
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MANIFEST = os.path.join(HERE, "manifest.json")
+# All files of a bundle are of one date: compiled ones that an older bundle left here would pass for those of the new files.
+sys.dont_write_bytecode = True
+if sys.version_info >= (3, 8):
+    sys.pycache_prefix = os.path.join(HERE, "nothing-compiled")
 MESSAGE = "%s\n  where: %s\n  do:    %s"
 
 

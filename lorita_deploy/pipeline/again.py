@@ -48,8 +48,19 @@ def verify_again(folder: Path) -> FidelityReport:
     `held_artifacts` raises, and `BadArtifact` for golden data that cannot be read.
     """
     artifacts = held_artifacts(folder)
+    _require_of_these(folder)
     inputs = read_golden(folder / "golden" / "inputs.npz")
     return FidelityReport(artifacts=artifacts, checks=tuple(_check(folder, artifact, inputs) for artifact in artifacts))
+
+
+def _require_of_these(folder: Path) -> None:
+    """That the file which ships from a build folder is one of its artifacts. Raises `BadArtifact`."""
+    shipped, listed = folder / "model.onnx", folder / "artifacts.json"
+    if not (shipped.exists() and listed.exists()):
+        return
+    held = ArtifactList.load(listed)
+    if sha256_of(shipped) not in {each.sha256 for each in (*held.artifacts, *held.reference)}:
+        raise BadArtifact("it is none of the artifacts that lie beside it", where=shipped, fix="run the same build again")
 
 
 def _check(folder: Path, artifact: Artifact, inputs: dict[str, np.ndarray[Any, Any]]) -> Fidelity:
@@ -198,13 +209,13 @@ def held_artifacts(folder: Path) -> tuple[Artifact, ...]:
             where=folder,
             fix="lorita-deploy export or build writes them",
         )
-    artifacts = ArtifactList.load(folder / "artifacts.json").artifacts
-    for artifact in artifacts:
+    found_here = ArtifactList.load(folder / "artifacts.json")
+    for artifact in (*found_here.artifacts, *found_here.reference):
         found = sha256_of(folder / artifact.path) if is_plain(artifact.path) else None
         if found != artifact.sha256:
             what = "is missing" if found is None else f"was changed (its sha256 is {found}, expected {artifact.sha256})"
             raise BadArtifact(f"{artifact.path} {what}; nothing was run", where=folder, fix="run the same build again")
-    return artifacts
+    return found_here.artifacts
 
 
 def read_receipt(path: Path) -> Receipt:

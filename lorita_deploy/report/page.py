@@ -73,7 +73,7 @@ def _tiles(report: BuildReport) -> Iterator[str]:
         )
     if race is not None and report.receipt is not None:
         low, high = 1 / race.ci95[1], 1 / race.ci95[0]
-        claim = words.times(race.speedup) if race.faster else "no faster" if low <= 1 else "slower"
+        claim = words.times(race.speedup) if race.faster else "slower" if high < 1 else "no faster"
         yield _tile(f"on {report.receipt.host.kind}", claim, f"95 % interval {low:.2f} to {high:.2f}", "measured")
     role = report.shipped
     energy = {series.name: series.energy for series in report.receipt.series if series.energy} if report.receipt else {}

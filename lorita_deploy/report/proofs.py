@@ -179,4 +179,4 @@ def comparison(found: Comparison) -> Table:
     columns = ("artifact", ">A ms", ">B ms", ">change", ">95 % interval", "verdict")
     notes = [f"different environments: {'; '.join(found.differences)}"] if found.differences else []
     notes += [f"in one of them only: {', '.join(found.unmatched)}"] if found.unmatched else []
-    return Table(f"B against A, tolerance {100 * found.tolerance:.0f} %", columns, tuple(rows), "; ".join(notes))
+    return Table(f"B against A, tolerance {100 * found.tolerance:g} %", columns, tuple(rows), "; ".join(notes))

@@ -83,6 +83,18 @@ def test_equal_networks_are_called_different_in_at_most_5_percent_of_races() -> 
     assert claimed / races <= limit
 
 
+@pytest.mark.parametrize("reloads", [2, 3, 5])
+def test_a_race_cut_short_claims_no_more_than_one_that_was_not(reloads: int) -> None:
+    """Of equal networks, with 3 % of luck in how memory lies."""
+    rng, claimed = random.Random(1), 0
+    for _ in range(400):
+        taken = [[(luck * rng.gauss(1, 0.01), 1.0) for _ in range(25)] for luck in (rng.gauss(1, 0.03) for _ in range(reloads))]
+        claimed += clock.paired_ratio(taken)[1][1] < 1.0
+    assert claimed <= 0.04 * 400  # of 95 % intervals: one side
+    fast = [[(0.5 * luck, 1.0)] * 25 for luck in (1.0, 1.02)]
+    assert clock.paired_ratio(fast)[1][1] < 0.7, "what is plain stays plain"
+
+
 def test_a_planted_slowdown_of_5_percent_is_found() -> None:
     rng = random.Random(2)
     found = 0

@@ -182,6 +182,14 @@ def test_infer_classifies_as_the_network_was_trained_to_see(folder: Path, tmp_pa
     assert lines[0] == f"{100 * shares.max():6.2f} %  class number {shares.argmax()}"
     assert len(lines) == min(5, len(shares))
 
+    deep = tmp_path / "deep.png"
+    Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257).save(deep)
+    Image.fromarray(pixels[:, :, 0]).save(picture)
+    told = [
+        subprocess.run([*command, str(each)], capture_output=True, text=True, check=True).stdout for each in (deep, picture)
+    ]
+    assert told[0] == told[1] != done.stdout
+
     picture.write_bytes(b"not an image")
     done = subprocess.run([*command, str(picture)], capture_output=True, text=True, check=False)
     assert_refused(done, 2, "this image cannot be read")
@@ -246,6 +254,19 @@ def test_nothing_of_a_bundle_runs_before_every_file_is_right(
     assert "nothing was run" in done.stderr
     assert not trace.exists()
     assert not (folder / "receipt-progress.json").exists()
+
+
+def test_compiled_files_of_an_older_bundle_are_not_taken_for_the_new_ones(folder: Path, tmp_path: Path) -> None:
+    import py_compile
+
+    trace, old = tmp_path / "executed", tmp_path / "clock.py"
+    old.write_text(f"open({str(trace)!r}, 'w').close()\n")
+    for name in ("clock", "job", "race"):
+        place = folder / "__pycache__" / f"{name}.{sys.implementation.cache_tag}.pyc"
+        py_compile.compile(str(old), str(place), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    done = subprocess.run([sys.executable, "run.py", "--verify-only"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not trace.exists()
 
 
 def test_infer_is_an_example_that_a_person_reads() -> None:

@@ -84,6 +84,37 @@ def test_fp16_keeps_what_overflows_in_fp32(tmp_path):
     assert compare(tmp_path, artifact, net) < 20 * 2**-11
 
 
+def brighter(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    if float(x.abs().mean()) > 1e-6:
+        return y + x
+    return y - x
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@pytest.mark.parametrize("kind", ["celu", "cumsum", "if"])
+def test_fp16_leaves_alone_what_has_no_fp16(tmp_path, kind):
+    """Operators without it at this opset, and what a subgraph reads by its name."""
+    choose = torch.jit.script(brighter)
+    inside = {"celu": nn.functional.celu, "cumsum": lambda y: y.cumsum(2), "if": lambda y: choose(y, y * 2)}
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.first(x)
+            y = inside[kind](y)
+            return self.second(y).mean((2, 3))
+
+    net = Net().eval()
+    artifact = export(tmp_path, "fp16", net, opset=13)
+    weights = {each.data_type for each in onnx.load(tmp_path / artifact.path).graph.initializer if "weight" in each.name}
+    assert TensorProto.FLOAT16 in weights
+    assert compare(tmp_path, artifact, net) < 20 * 2**-11
+
+
 def test_int8_for_tensorrt_is_signed_with_zero_points_of_zero_and_scales_per_channel(tmp_path):
     model = onnx.load(tmp_path / export(tmp_path, "int8", runtime="tensorrt").path)
     tensors = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
