@@ -112,7 +112,11 @@ def _from_manifest(manifest: Json, runtime: Optional[str]) -> Json:
     golden = {"inputs": "golden/inputs.npz", "outputs": outputs} if "golden/inputs.npz" in listed else None
     batch = min([each["batch"] for each in manifest["artifacts"]] or [1])
     return {
-        "settings": {"batch": batch, "runtime": manifest.get("runtime", "onnxruntime")},
+        "settings": {
+            "batch": batch,
+            "runtime": manifest.get("runtime", "onnxruntime"),
+            "threads": manifest.get("threads", 1),
+        },
         "artifacts": artifacts,
         "files": manifest["files"],
         "baseline": "dense",

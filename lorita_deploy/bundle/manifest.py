@@ -82,6 +82,7 @@ def write_bundle(
     classes: Sequence[str],
     tolerance: float,
     runtime: str = "onnxruntime",
+    threads: int = 1,
     accuracy: Mapping[Any, Accuracy] | None = None,
     tolerances: Mapping[Any, float] | None = None,
     further: Mapping[str, Sequence[Artifact]] | None = None,
@@ -90,11 +91,11 @@ def write_bundle(
     """Fill the new or empty ``folder``; its manifest and the seal on it are written last: a bundle with these is whole.
 
     ``artifact_root`` is where the artifacts' paths start; ``golden_outputs`` are by artifact name (the role, or
-    ``<role>-rung<number>`` on the ladder), and so are ``accuracy``, which a deadline is weighed against, and
-    ``tolerances`` where they are not the common ``tolerance``. ``runtime`` is the
-    one that the runner takes where it can. ``further`` are artifacts of other runtimes, by the name of the runtime, whose
-    files are ``runners``. Raises `BadArtifact` when an artifact is no longer what it was exported as, or
-    the folder is in use, and `OutOfResource`.
+    ``<role>-rung<number>`` on the ladder), and so are ``accuracy``, which a deadline is weighed against, and ``tolerances``
+    where they are not the common ``tolerance``. ``runtime`` is the one that the runner takes where it can, with so many
+    ``threads`` on a processor. ``further`` are artifacts of other runtimes, by the name of the runtime, whose files are
+    ``runners``. Raises `BadArtifact` when an artifact is no longer what it was exported as, or the folder is in use, and
+    `OutOfResource`.
     """
     if folder.exists() and any(folder.iterdir()):
         raise BadArtifact("the folder for the bundle is not empty", where=folder, fix="remove it, or choose another")
@@ -128,6 +129,7 @@ def write_bundle(
         classes=tuple(classes),
         tolerance=tolerance,
         runtime=runtime,
+        threads=threads,
         accuracy=dict(accuracy or {}),
         tolerances=dict(tolerances or {}),
         further=others,

@@ -242,7 +242,8 @@ def read_receipt(path: Path) -> Receipt:
 def _settings(folder: Path, artifacts: tuple[Artifact, ...]) -> Settings:
     if (folder / "receipt.json").exists():
         return Receipt.load(folder / "receipt.json").settings
-    return Settings(runtime="onnxruntime", threads=1, graph_level="all", spinning=False, batch=artifacts[0].batch)
+    threads = read_manifest(folder).threads if (folder / MANIFEST).exists() else 1
+    return Settings(runtime="onnxruntime", threads=threads, graph_level="all", spinning=False, batch=artifacts[0].batch)
 
 
 def _model(folder: Path) -> str:

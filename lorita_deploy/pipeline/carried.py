@@ -68,9 +68,9 @@ def require_same_artifacts(receipt: Receipt, artifacts: Iterable[Artifact], wher
         )
 
 
-def require_same_race(receipt: Receipt, runtime: str, batch: int, where: object) -> None:
-    """Raises `EnvironmentDiffers` for times of another runtime or batch than those that a build is about: a board without
-    TensorRT for Python falls back to its processor."""
+def require_same_race(receipt: Receipt, runtime: str, batch: int, threads: int, where: object) -> None:
+    """Raises `EnvironmentDiffers` for times of another runtime, batch or (on a processor) number of threads than those that a
+    build is about: a board without TensorRT for Python falls back to its processor."""
     there = "tensorrt" if receipt.settings.runtime == "trtexec" else receipt.settings.runtime
     if there != runtime:
         raise EnvironmentDiffers(
@@ -83,6 +83,12 @@ def require_same_race(receipt: Receipt, runtime: str, batch: int, where: object)
             f"this receipt has times of batches of {receipt.settings.batch}, and the build is for {batch}",
             where=where,
             fix=f"build with --batch {receipt.settings.batch}, or race a bundle whose batch is not left open",
+        )
+    if runtime == "onnxruntime" and receipt.settings.threads != threads:
+        raise EnvironmentDiffers(
+            f"this receipt has times of {receipt.settings.threads} thread(s), and the build is for {threads}",
+            where=where,
+            fix=f"build with --threads {receipt.settings.threads}, or race the bundle that --threads {threads} makes",
         )
 
 
@@ -135,7 +141,7 @@ def require_of_this_build(build: Build) -> None:
         )
     if not build.options.trust_times:
         require_same_target(receipt, build.target, path)
-    require_same_race(receipt, build.target.runtime, build.options.batch, path)
+    require_same_race(receipt, build.target.runtime, build.options.batch, build.options.threads, path)
     if not build.folder.record("price"):  # a build that goes on may have taken it into account already
         _require_a_build(build)
 

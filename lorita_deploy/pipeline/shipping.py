@@ -256,6 +256,7 @@ def _run_bundle(build: Build) -> str:
         classes=build.data.classes,
         tolerance=TOLERANCES[precision],
         runtime=runtime_of(build),
+        threads=build.options.threads,
         accuracy=accuracy | {rung.name: rung.accuracy for rung in ladder},
         further=further,
         runners={name: runner for name, runner in own_runners(build).items() if name in further},

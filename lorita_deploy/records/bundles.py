@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from .artifacts import Artifact
 from .documents import Document, Part
 from .environment import Accuracy
@@ -33,6 +35,8 @@ class Manifest(Document):
     tolerance: float
     runtime: str = "onnxruntime"
     """What the runner uses where it can."""
+    threads: int = Field(default=1, ge=1)
+    """That ONNX Runtime computes with on a processor, as the prices were for."""
     accuracy: dict[str, Accuracy] = {}
     """By artifact name: what a deadline is weighed against."""
     further: dict[str, tuple[Artifact, ...]] = {}

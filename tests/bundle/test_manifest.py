@@ -104,6 +104,13 @@ def test_every_file_is_in_the_manifest(folder: Path) -> None:
     assert {*needed.split(), "golden/outputs-compressed.npz", "golden/outputs-dense.npz"} <= on_disk
 
 
+def test_it_is_raced_with_as_many_threads_as_it_was_built_for(tmp_path: Path) -> None:
+    assert write(tmp_path / "build", tmp_path / "bundle", threads=3).threads == 3
+    code = "import run; print(run.read_bundle()['settings']['threads'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "bundle", capture_output=True, text=True, check=True)
+    assert done.stdout == "3\n"
+
+
 def test_no_path_of_this_machine_is_shipped(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():

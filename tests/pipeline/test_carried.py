@@ -99,7 +99,11 @@ def test_times_of_another_runtime_or_batch_are_refused_trusted_or_not(readme_bui
     """A board without TensorRT for Python falls back to its processor: no prices of its GPU are scaled by that."""
     out = tmp_path / "build"
     shutil.copytree(readme_build[0], out)
-    refused: dict[str, dict] = {"of tensorrt, and the build is for onnxruntime": {"runtime": "trtexec"}, "of 4": {"batch": 4}}
+    refused: dict[str, dict] = {
+        "of tensorrt, and the build is for onnxruntime": {"runtime": "trtexec"},
+        "batches of 4, and": {"batch": 4},
+        r"of 2 thread\(s\), and the build is for 1": {"threads": 2},
+    }
     for words, changes in refused.items():
         other = receipt.model_copy(update={"settings": receipt.settings.model_copy(update=changes)})
         path = other.save(tmp_path / "receipt.json")
