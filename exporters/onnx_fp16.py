@@ -30,12 +30,12 @@ def to_fp16(
     model: ModelProto, feeds: Sequence[Arrays], open_bytes: Callable[[bytes], Run], keep: Collection[str] = ()
 ) -> tuple[ModelProto, tuple[str, ...]]:
     """The fp16 graph and the names of the nodes that stayed fp32, those of ``keep`` among them. Every node needs a name."""
-    kept = set(keep) | overflowing(model, feeds, open_bytes)
+    kept, never = set(keep) | overflowing(model, feeds, open_bytes), never_half(model)
     reference = next(_values(model, feeds[:1], open_bytes))
     for _ in range(ROUNDS):
         typed = retype(model, kept)
         found = next(_values(typed, feeds[:1], open_bytes, names=list(reference)))
-        if (loser := _first_loser(model, reference, found, kept)) is None:
+        if (loser := _first_loser(model, reference, found, kept | never)) is None:
             break
         kept.add(loser)
     order = [node.name for node in model.graph.node]
@@ -43,12 +43,12 @@ def to_fp16(
 
 
 def retype(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
-    """Every node in fp16 but those in ``kept`` (and `NEVER`), with casts in between; inputs and outputs stay as they are."""
+    """Every node in fp16 but those in ``kept`` and of `never_half`, with casts in between; inputs and outputs stay as they are."""
     typed = ModelProto()
     typed.CopyFrom(model)
     graph = typed.graph
     floats = float_values(model)
-    kept = {*kept, *(node.name for node in model.graph.node if node.op_type in NEVER), *never_half(model)}
+    kept = {*kept, *never_half(model)}
     stored = {each.name: each for each in graph.initializer if each.data_type == TensorProto.FLOAT}
     halves: dict[str, str] = {}
     """Float value to the name under which it is there in fp16; and the other way round."""
@@ -96,11 +96,11 @@ def retype(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
 
 
 def never_half(model: ModelProto) -> set[str]:
-    """Names of the nodes whose operator takes no fp16 at the model's opset, and of those that a subgraph (of an If, a Loop)
-    reads from, by a name that must keep its type."""
+    """Names of the nodes whose operator takes no fp16 (`NEVER`, or at the model's opset), and of those that a subgraph (of an
+    If, a Loop) reads from, by a name that must keep its type."""
     opsets = {each.domain: each.version for each in model.opset_import}
     read_inside = {name for node in model.graph.node for inner in _subgraphs(node) for name in _read_in(inner)}
-    found = set()
+    found = {node.name for node in model.graph.node if node.op_type in NEVER}
     for node in model.graph.node:
         try:
             schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
@@ -154,7 +154,7 @@ def _first_loser(model: ModelProto, reference: Arrays, found: Arrays, kept: Coll
     """The first node whose output errs by more than `LOSS`, and by more than twice what it read."""
     errors = {name: _relative_error(reference[name], found[name]) for name in reference}
     for node in model.graph.node:
-        if node.name in kept or node.op_type in NEVER:
+        if node.name in kept:
             continue
         made = max((errors.get(name, 0.0) for name in node.output), default=0.0)
         given = max((errors.get(name, 0.0) for name in node.input), default=0.0)

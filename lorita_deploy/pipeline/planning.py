@@ -128,7 +128,7 @@ class _Planning:
             return min(found, key=lambda pair: pair[0].cost)[0]
         if limit_us is None:
             return min(found, key=ratio)[0]
-        fitting = [pair for pair in found if ratio(pair) <= limit_us / self.dense_us * (1 + 1e-9)]
+        fitting = [pair for pair in found if not self.build.on_target or ratio(pair) <= limit_us / self.dense_us]
         if not fitting:
             return min(found, key=ratio)[0]
         if not self.build.options.local_search:

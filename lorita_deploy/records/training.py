@@ -127,8 +127,8 @@ class Recipe(Part):
     @property
     def restructured(self) -> tuple[int, ...]:
         """The epochs that begin with weights which are factored anew, or trimmed."""
-        changes = (phase for phase in self.phases if phase.depth is not None or phase.trim is not None)
-        return tuple(phase.start for phase in changes if phase.start <= self.epochs)
+        starts = (phase.start for phase in self.phases if phase.start <= self.epochs)
+        return tuple(n for n in starts if self.depth_at(n) != self.depth_at(n - 1) or self.trim_at(n) is not None)
 
     @property
     def most_factors(self) -> int:

@@ -94,7 +94,7 @@ def train(
     with torch.random.fork_rng([place] if place.type == "cuda" else []):  # the caller's random numbers stay as they were
         network = None
         for epoch in range(len(progress.epochs) + 1, recipe.epochs + 1):
-            if epoch > 1 and (recipe.depth_at(epoch) != recipe.depth_at(epoch - 1) or recipe.trim_at(epoch) is not None):
+            if epoch in recipe.restructured:
                 structure(module, recipe, epoch).to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
                 optimizer = make_optimizer(module, recipe)
                 average = Average(module, recipe.ema) if recipe.ema else None
