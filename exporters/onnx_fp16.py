@@ -43,7 +43,7 @@ def to_fp16(
 
 
 def retype(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
-    """Every node in fp16 but those in ``kept`` and of `never_half`, with casts in between; inputs and outputs stay as they are."""
+    """Every node in fp16 but ``kept`` and `never_half`, with casts in between; inputs and outputs stay as they are."""
     typed = ModelProto()
     typed.CopyFrom(model)
     graph = typed.graph
