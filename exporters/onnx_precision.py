@@ -120,11 +120,14 @@ def _session(model: ModelProto) -> Session:
 
 
 def _calibration(job: ExportJob) -> list[Arrays]:
-    """The calibration examples in batches of the size that the graph takes; what does not fill a batch is left out."""
-    feeds = []
-    for batch in job.calibration:
-        arrays = [tensor.detach().cpu().numpy() for tensor in batch]
-        size = len(arrays[0]) if job.dynamic_batch else job.batch
-        for start in range(0, len(arrays[0]) - size + 1, size):
-            feeds.append({name: array[start : start + size] for name, array in zip(job.input_names, arrays, strict=True)})
-    return feeds
+    """The calibration examples in batches of the size that the graph takes; the last one is filled up from the front."""
+    batches = [[tensor.detach().cpu().numpy() for tensor in batch] for batch in job.calibration]
+    if not batches:
+        return []
+    if job.dynamic_batch:
+        return [dict(zip(job.input_names, arrays, strict=True)) for arrays in batches]
+    whole = [np.concatenate(of_one_input) for of_one_input in zip(*batches, strict=True)]
+    count = len(whole[0])
+    starts = range(0, count, job.batch)
+    rows = [np.arange(start, start + job.batch) % count for start in starts]
+    return [{name: array[each] for name, array in zip(job.input_names, whole, strict=True)} for each in rows]

@@ -7,7 +7,7 @@ With W the (m, n) weight matrix of a layer (m outputs, n inputs * kernel size):
     Pair    second @ first, first (r, n) as a layer of the same kind, kernel, stride, padding and dilation without bias,
             second (m, r) as a 1x1 convolution (or linear layer) with the bias
 
-Conv2d as "k x k to r channels, then 1x1 to m": low rank is induced in the output mode only (METHOD: the input-mode and
+Conv2d as "k x k to r channels, then 1x1 to m": low rank is induced in the output mode only (the input-mode and
 spatially separable unfoldings stay full rank).
 """
 

@@ -75,13 +75,13 @@ def survey(module: nn.Module, examples: Sequence[Tensor]) -> Survey:
     import torch
 
     layers = {name: layer for name, layer in module.named_modules(remove_duplicate=True) if _has_matrix(layer)}
-    shapes: dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]] = {name: [] for name in layers}
+    shapes: dict[str, list[Any]] = {name: [] for name in layers}
     order: list[str] = []
 
     def note(name: str) -> Any:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             order.append(name)
-            shapes[name].append((tuple(inputs[0].shape), tuple(output.shape)))
+            shapes[name].append((tuple(inputs[0].shape) if inputs else None, tuple(output.shape)))
 
         return hook
 
@@ -100,11 +100,11 @@ def survey(module: nn.Module, examples: Sequence[Tensor]) -> Survey:
     left_alone = []
     for name in sorted(layers, key=lambda name: order.index(name) if name in order else len(order)):
         layer = layers[name]
-        reason = _reason_to_leave(layer, shapes[name], owners[id(_source_of_weight(layer))])
-        if reason:
+        if reason := _reason_to_leave(layer, shapes[name], owners[id(_source_of_weight(layer))]):
             left_alone.append(LeftAlone(layer=name, reason=reason))
         else:
-            geometries[name] = geometry_of(layer, *shapes[name][0], inputs=len(examples[0]))
+            in_shape, out_shape = shapes[name][0]
+            geometries[name] = geometry_of(layer, in_shape, out_shape, len(examples[0]))
     return Survey(geometries, tuple(left_alone))
 
 
@@ -169,10 +169,8 @@ def _reason_to_leave(layer: nn.Module, shapes: list[Any], owners: list[str]) -> 
     if not computes_only_its_matrix(layer):
         return f"{type(layer).__name__} has a forward of its own"
     if not isinstance(layer, nn.Linear):
-        if layer.groups == layer.in_channels and layer.groups > 1:
-            return "depthwise"
         if layer.groups > 1:
-            return f"grouped ({layer.groups} groups)"
+            return "depthwise" if layer.groups == layer.in_channels else f"grouped ({layer.groups} groups)"
         if layer.padding_mode != "zeros":
             return f"padding mode {layer.padding_mode}"
     if not shapes:
@@ -181,7 +179,7 @@ def _reason_to_leave(layer: nn.Module, shapes: list[Any], owners: list[str]) -> 
         return f"called {len(shapes)} times"
     if len(owners) > 1:
         return f"shares its weight with {', '.join(owners)}"
-    return None
+    return "is given its input by name" if shapes[0][0] is None else None
 
 
 def computes_only_its_matrix(layer: nn.Module) -> bool:
@@ -246,9 +244,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         try:
             return load_file(path)
         except Exception as error:
-            raise BadCheckpoint(
-                f"not a whole safetensors file: {error}", where=path, fix="copy the file again; it may have been cut short"
-            ) from error
+            fix = "copy the file again; it may have been cut short"
+            raise BadCheckpoint(f"not a whole safetensors file: {error}", where=path, fix=fix) from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -260,7 +257,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
+    ):
         raise BadCheckpoint("holds something other than named tensors", where=path, fix="save model.state_dict() alone")
     return {name.removeprefix("module."): value for name, value in content.items()}
 

@@ -9,7 +9,6 @@ Plug-ins hang outside the walls: they are registered through entry points, our o
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -238,7 +237,9 @@ def find_model(name: str) -> ModelSpec:
     elif of_a_family(name):
         spec = _load(MODEL_FAMILIES, "model family", prefix)(rest)
     else:
-        spec = _from_function(prefix, rest)
+        from .own_models import spec_of_function
+
+        spec = spec_of_function(prefix, rest)
     if not isinstance(spec, ModelSpec):
         raise BadNetwork(f"{name} is a {type(spec).__name__}, not a ModelSpec", where=name)
     return spec
@@ -270,28 +271,3 @@ def _load(group: str, kind: str, name: str) -> Any:
         more = " (or torchvision:NAME, timm:NAME, package.module:function)" if group == MODELS else ""
         raise UnknownName(kind, name, known, fix=f"lorita-deploy {kind.split()[0]}s list{more}")
     return found.load()
-
-
-def _from_function(module_name: str, function_name: str) -> ModelSpec:
-    """``package.module:function``: a function that takes no argument, or (classes, input_size), and gives a module."""
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BadNetwork(
-            f"{module_name}:{function_name} cannot be imported: {error}",
-            where=module_name,
-            fix="check the spelling; a file of yours is found from its own folder, or once its package is installed",
-        ) from error
-    if isinstance(function, ModelSpec):
-        return function
-    if not callable(function):
-        raise BadNetwork(f"{module_name}:{function_name} is a {type(function).__name__}, not a function", where=module_name)
-    import inspect
-
-    takes_arguments = len(inspect.signature(function).parameters) >= 2
-    return ModelSpec(
-        name=f"{module_name}:{function_name}",
-        summary=(inspect.getdoc(function) or "a network of yours").splitlines()[0],
-        build=function if takes_arguments else lambda classes, input_size: function(),
-        recipe=Recipe(epochs=20, batch_size=64, lr=0.05, weight_decay=1e-3),
-    )

@@ -5,6 +5,8 @@ Built without pretrained weights (``--checkpoint`` brings one's own), at the inp
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from lorita_deploy.errors import BadNetwork, UnknownName
@@ -32,7 +34,9 @@ def torchvision(name: str) -> ModelSpec:
     size = weights.transforms().crop_size[0] if weights is not None else 224
 
     def build(classes: int, input_size: int) -> nn.Module:
-        options = {"image_size": input_size} if name.startswith("vit_") else {}
+        options: dict[str, Any] = {"image_size": input_size} if name.startswith("vit_") else {}
+        if name.startswith("maxvit_"):
+            options |= {"input_size": (input_size, input_size)}
         if name in ("googlenet", "inception_v3"):
             options |= {"aux_logits": False, "init_weights": True}
         return models.get_model(name, weights=None, num_classes=classes, **options)
@@ -61,10 +65,11 @@ def timm(name: str) -> ModelSpec:
         raise UnknownName(
             "timm classifier", name, known, fix="list them: python -c 'import timm; print(*timm.list_models())'"
         ) from error
-    channels, size, _ = config.input_size
+    channels, size, width = config.input_size
 
     def build(classes: int, input_size: int) -> nn.Module:
-        options = {"img_size": input_size} if config.fixed_input_size and input_size != size else {}
+        as_published = (input_size, input_size) == (size, width)
+        options = {"img_size": input_size} if config.fixed_input_size and not as_published else {}
         return library.create_model(name, pretrained=False, num_classes=classes, **options)
 
     return ModelSpec(

@@ -101,6 +101,8 @@ def test_the_command_line_wins_over_the_file(tmp_path):
     config.write_text('model = "fcn"\nepochs = 3\nmax-drop = 1\ntrain = false\n')
     assert chosen({}, config) == BuildOptions(model="fcn", epochs=3, max_drop=1.0, train=False)
     assert chosen({"epochs": 5, "train": True}, config).epochs == 5
+    budgets = chosen({"speedup": 2.0}, config)
+    assert (budgets.speedup, budgets.max_drop) == (2.0, None)
     page = invoke("build", "--config", config, "--dry-run", "--out", tmp_path / "out")
     assert page.exit_code == 0, page.output
     assert not (tmp_path / "out").exists(), "a dry run writes nothing"
@@ -166,6 +168,11 @@ BAD = {
     "verified too long a name": (("verify", "n" * 300), "no such file or folder"),
     "target of an inspected file": (("inspect", "whole.safetensors", "-t", "jetsn"), "did you mean jetson"),
     "not for a target": (("inspect", "whole.safetensors", "-t", "cpu"), "ONNX"),
+    "weights of too long a name": (("train", "-m", "fcn", "--init-from", "n" * 300, "-o", "out"), "--init-from"),
+    "data of too long a name": (("train", "-m", "fcn", "--data", "folder:" + "n" * 300, "-o", "out"), "name too long"),
+    "a device that torch has not": (("train", "-m", "fcn", "--torch-device", "tpu", "-o", "out"), "no device called 'tpu'"),
+    "a file as a model": (("plan", "-m", "./nets.py:net"), "not a path"),
+    "a sample is trained": (("train", "-m", "fcn", "--sample", "--dry-run", "-o", "out"), "--sample"),
     "checked nothing": (("targets", "check", "none.onnx", "-t", "jetson"), "cannot read"),
 }
 
@@ -396,6 +403,18 @@ def test_colours_only_on_a_terminal_that_wants_them(run_cli):
     assert colour.search(on_a_terminal("doctor"))
     assert not colour.search(on_a_terminal("doctor", NO_COLOR="1"))
     assert "\x1b" not in run_cli("doctor").stdout
+
+
+def test_a_path_that_looks_like_an_emoji_is_shown_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert invoke("build", "-m", "fcn", "--dry-run", "-o", ":dog:").stdout.splitlines()[-1] == ":dog:"
+
+
+def test_a_network_in_the_current_folder_is_found(tmp_path):
+    (tmp_path / "nets_of_mine.py").write_text("from torch import nn\n\n\ndef net():\n    return nn.Linear(2, 2)\n")
+    script = Path(sys.executable).with_name("lorita-deploy")
+    shown = subprocess.run([script, "models", "show", "nets_of_mine:net"], cwd=tmp_path, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
 
 
 # ---------------------------------------------------------------------------------------------- answers

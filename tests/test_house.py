@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "records": {"errors"},
     "networks": {"errors", "records"},
     "forms": {"errors", "records"},
-    "ports": {"errors", "records"},
+    "ports": {"errors", "records", "own_models"},
+    "own_models": {"errors", "records", "ports"},
     "profiles": {"errors", "records"},
     "targets": {"errors", "records", "profiles"},
     # Rooms never import one another; the runner's statistics and its place are for those who measure.

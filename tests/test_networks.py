@@ -7,6 +7,7 @@ from torch import nn
 
 from lorita_deploy.errors import BadCheckpoint, BadNetwork
 from lorita_deploy.networks import evaluating, load_weights, read_weights, save_weights, survey, weights_digest
+from lorita_deploy.train.composition import collapse, factorize
 
 
 class Mixed(nn.Module):
@@ -67,6 +68,30 @@ def test_a_layer_with_a_forward_of_its_own_is_left_alone():
         "Standardised has a forward of its own",
         "Padded has a forward of its own",
     ]
+
+
+def test_a_layer_that_gets_its_input_by_name_trains_and_stays():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.head(input=torch.relu(self.first(x)))
+
+    net, x = Named(), torch.randn(2, 6)
+    expected = net(x)
+    torch.testing.assert_close(factorize(net, 3)(x), expected)
+    collapse(net)
+    found = survey(net, (x,))
+    assert list(found.geometries) == ["first"]
+    assert [(each.layer, each.reason) for each in found.left_alone] == [("head", "is given its input by name")]
+
+
+def test_a_file_whose_tensors_have_no_names_is_refused(tmp_path):
+    torch.save({0: torch.ones(2)}, tmp_path / "w.pt")
+    with pytest.raises(BadCheckpoint, match="other than named tensors"):
+        read_weights(tmp_path / "w.pt")
 
 
 def test_a_survey_leaves_modes_and_hooks_alone():

@@ -37,11 +37,36 @@ def test_a_function_of_ones_own(tmp_path, monkeypatch):
     assert spec.summary == "A tiny net."
     assert isinstance(spec.build(10, 32), nn.Linear)
     assert find_model("mynets:sized").build(10, 32).out_features == 10
-    for name in ("mynets:none", "nowhere.at.all:f", ":f", "mynets:"):
+    for name in ("mynets:none", "nowhere.at.all:f", ":f", "mynets:", "./mynets.py:tiny", "../mynets:tiny", ".:tiny"):
         with pytest.raises(BadNetwork, match="cannot be imported"):
             find_model(name)
     with pytest.raises(BadNetwork, match="not a function"):
         find_model("mynets:not_a_net")
+
+
+def test_what_a_function_of_ones_own_is_called_with(tmp_path, monkeypatch):
+    (tmp_path / "callees.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self, width=64, depth=3):\n"
+        "        super().__init__(width, depth)\n"
+        "def named(classes=7, input_size=9, bias=True):\n"
+        "    return nn.Linear(input_size, classes, bias)\n"
+        "def other_words(k, s, *, bias=True):\n"
+        "    return nn.Linear(s, k, bias)\n"
+        "def one(width):\n"
+        "    return nn.Linear(width, 2)\n"
+        "def three(a, b, c):\n"
+        "    return nn.Linear(a, b)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    shapes = {name: find_model(f"callees:{name}").build(10, 32).weight.shape for name in ("Net", "named", "other_words")}
+    assert shapes == {"Net": (3, 64), "named": (10, 32), "other_words": (10, 32)}
+    for name, wanted in (("one", "width"), ("three", "a, b, c")):
+        with pytest.raises(BadNetwork, match=f"wants to be given {wanted}"):
+            find_model(f"callees:{name}")
+    with pytest.raises(BadNetwork, match="what it takes"):
+        find_model("builtins:int")
 
 
 def test_a_spec_knows_its_input_shape():

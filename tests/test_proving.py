@@ -132,6 +132,14 @@ def test_bench_adds_a_receipt_and_overwrites_none(folder):
     assert {series.name for series in receipt.series} == {"compressed", "dense"}
     assert all(series.verified for series in receipt.series)
     assert (folder / "receipt.json").read_bytes() == first
+    other = receipt.model_copy(update={"host": receipt.host.model_copy(update={"machine": "another board"})})
+    there = other.save(folder.parent / "other.json")
+    for _ in range(2):  # of another board, in the same second; brought twice, it is kept once
+        page = invoke("bench", folder, "--receipt", there)
+        assert page.exit_code == 0, page.output
+    assert sorted(Receipt.load(path).host.machine for path in folder.glob("receipt-*.json")) == sorted(
+        (receipt.host.machine, "another board")
+    )
     refused = invoke("compare", folder, added)
     assert refused.exit_code == 3
     assert "threads: 1 -> 2" in refused.stderr
@@ -147,6 +155,10 @@ def test_a_bundle_that_was_raced_here_is_still_whole(folder):
     assert receipt.startswith(str(bundle / "receipt-"))
     assert ratio.startswith("compressed: ")
     assert faster.startswith("use on ")
+    newest = max(bundle.glob("receipt-*.json"), key=lambda path: path.stat().st_mtime_ns)
+    page = invoke("compare", bundle, newest, "--json")  # of a bundle, the last race in it
+    assert page.exit_code == 0, page.output
+    assert {change["after_ms"] / change["before_ms"] for change in json.loads(page.stdout)["changes"]} == {1.0}
 
 
 def test_compare_takes_folders_reports_and_receipts(readme_build):

@@ -152,11 +152,12 @@ def _part(screen: Screen, dry_run: bool, options: BuildOptions, until: str, reco
         _preview(screen, options, until)
         return
     _run(screen, options, until)
-    path = options.folder / f"{record_name}.json"
-    if path.exists():  # --no-train leaves no record of a training
+    outputs = _outputs(options, until)
+    if (name := f"{record_name}.json") in outputs:  # --no-train leaves no record of a training
+        path = options.folder / name
         record = read_record(path)
         screen.show(record, *tables_of(record, path))
-    screen.result(*(str(options.folder / output) for output in _outputs(options, until)))
+    screen.result(*(str(options.folder / output) for output in outputs))
 
 
 def _run(screen: Screen, options: BuildOptions, until: str) -> Any:

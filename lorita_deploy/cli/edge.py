@@ -23,6 +23,9 @@ from ..memory import memory_is_full
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 RESUME = "nothing finished is lost: run the same command again to go on"
 FULL = "free some, or choose another place (--out); what is finished is kept"
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
+"""Whose names they are, the user has given."""
+UNUSABLE = "check the path, and who may read and write there"
 _COMMAND = "lorita_deploy.command"
 INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141
 
@@ -63,6 +66,9 @@ class Edge(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(BROKEN_PIPE)
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in REFUSED and error.filename:
+                told = LoritaDeployError(f"{os.strerror(error.errno).lower()}", where=error.filename, fix=UNUSABLE)
+                _stop(ctx, told.told(_command(ctx)), told.exit_code)
             what = _exhausted(error)
             if what is None:
                 raise

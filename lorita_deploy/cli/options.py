@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 
-from ..pipeline.options import BuildOptions, make_options, read_config
+from ..pipeline.options import BUDGETS, BuildOptions, make_options, read_config
 from .completion import OF_OPTIONS
 
 SECTIONS: dict[str, dict[str, str]] = {
@@ -121,7 +121,10 @@ def with_build_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def chosen(given: dict[str, Any], config: Path | None) -> BuildOptions:
     """What was asked for: the file's options, overridden by those of the command line. Raises `LoritaDeployError`."""
     options = read_config(config) if config else {}
-    options |= {name: value for name, value in given.items() if value is not None}
+    on_the_line = {name: value for name, value in given.items() if value is not None}
+    if on_the_line.keys() & set(BUDGETS):
+        options = {name: value for name, value in options.items() if name not in BUDGETS}  # one budget replaces another
+    options |= on_the_line
     if "model" not in options:
         raise click.UsageError("Missing option '--model' (see: lorita-deploy models list).")
     return make_options(**options)

@@ -87,4 +87,4 @@ class _Console(Console):
 def _console(stream: Any) -> Console:
     # rich itself honours NO_COLOR and leaves colours out where the stream is no terminal.
     width = None if stream.isatty() else max(NARROWEST, shutil.get_terminal_size((NARROWEST, 24)).columns)
-    return _Console(file=stream, width=width, highlight=False)
+    return _Console(file=stream, width=width, highlight=False, emoji=False)  # folders may be called :this:

@@ -1,7 +1,7 @@
 """Real inputs through the dense network: moments of every layer's outputs, and of the loss gradients there.
 
-Each moment is a mean over examples and positions; that is all the compressor needs to know of the data (METHOD, "Choosing
-sizes"), and no matrix is larger than a layer's outputs squared.
+Each moment is a mean over examples and positions; that is all the compressor needs to know of the data, and no
+matrix is larger than a layer's outputs squared.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a calibration knows of one layer, and the best layer of lower rank that follows from it.
 
-Legend, after METHOD's letters: W (m, n) the weight, m outputs, n = inputs * kernel size, r the rank; y = W x + b a layer's
+Legend: W (m, n) the weight, m outputs, n = inputs * kernel size, r the rank; y = W x + b a layer's
 output at one position; S (m, m) the centred second moment of y; G (m, m) the second moment of the loss gradient at y.
 
 Every criterion gives the same thing, a `Truncation`: vectors in the space of outputs such that for each r

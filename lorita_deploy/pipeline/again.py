@@ -185,7 +185,10 @@ def keep_receipt(file: Path, path: Path) -> tuple[Receipt, Path]:
     require_same_artifacts(receipt, artifacts, file)
     receipt = called_by_its_name(receipt)
     stamp = "".join(letter for letter in receipt.started if letter.isalnum())
-    return receipt, receipt.save((path.parent if path.is_file() else path) / f"receipt-{stamp}.json")
+    folder = path.parent if path.is_file() else path
+    of_that_second = folder.glob(f"receipt-{stamp}*.json")  # of other boards too
+    brought_before = next((path for path in of_that_second if Receipt.load(path) == receipt), None)
+    return receipt, brought_before or receipt.save(_unused(folder, f"receipt-{stamp}"))
 
 
 def held_artifacts(folder: Path) -> tuple[Artifact, ...]:
@@ -227,8 +230,8 @@ def read_receipt(path: Path) -> Receipt:
         raise BadRecord("there is no such file or folder", where=path, fix="check the path")
     if is_carried(path):
         return load_receipt(path)
-    file = path / "receipt.json" if path.is_dir() else path
-    if not file.exists():
+    file = _receipt_in(path) if path.is_dir() else path
+    if file is None:
         fix = "lorita-deploy bench measures them"
         raise BadRecord("there are no measured times here: no receipt.json", where=path, fix=fix)
     if schema_name(file) != BuildReport.SCHEMA:
@@ -237,6 +240,14 @@ def read_receipt(path: Path) -> Receipt:
     if receipt is None:
         raise BadRecord("this report has no times in it", where=file, fix="lorita-deploy bench measures them")
     return receipt
+
+
+def _receipt_in(folder: Path) -> Path | None:
+    """That of the build, or else the last one that ``bench`` has put there."""
+    built = folder / "receipt.json"
+    return (
+        built if built.exists() else max(folder.glob("receipt-*.json"), key=lambda path: path.stat().st_mtime_ns, default=None)
+    )
 
 
 def _settings(folder: Path, artifacts: tuple[Artifact, ...]) -> Settings:

@@ -28,7 +28,7 @@ def blank_network(build: Build) -> nn.Module:
     torch.manual_seed(build.options.seed)
     try:
         module = build.spec.build(build.classes, build.input_size)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise BadNetwork(
             f"the model cannot be built with {build.classes} classes at {build.input_size} pixels: {error}",
             where=build.spec.name,

@@ -121,12 +121,10 @@ class Build:
 
     @cached_property
     def device(self) -> str:
-        """Where torch computes."""
-        import torch
+        """Where torch computes. Raises `UnknownName`."""
+        from ..train.loop import require_device
 
-        if self.options.torch_device != "auto":
-            return self.options.torch_device
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return require_device(self.options.torch_device)
 
     # ------------------------------------------------------------------------------------------ data
 

@@ -20,7 +20,7 @@ def weights_given(build: Build) -> Path | None:
     if not build.options.sample:
         return Path(given) if given else None
     if given:
-        raise LoritaDeployError("--sample and --checkpoint both name weights", fix="keep one of them")
+        raise LoritaDeployError("--sample and --init-from (--checkpoint) both name weights", fix="keep one of them")
     if build.spec.sample is None or not build.spec.sample.exists():
         what = f"no trained network of {build.spec.name} ships with it"
         raise LoritaDeployError(what, fix="leave out --sample to train one, or give --checkpoint")

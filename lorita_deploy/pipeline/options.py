@@ -16,7 +16,8 @@ from ..records.toml import read_toml
 DEFAULT_DATA = "digits"
 DEFAULT_MAX_DROP = 0.5
 """Points of validation accuracy that a build may lose where no budget is given."""
-
+BUDGETS = ("max_drop", "max_latency", "speedup")
+"""One at most is given."""
 
 CHANGES = ("depth", "epochs", "batch_size", "lr", "weight_decay", "accumulate", "narrow_gates", "per_head")
 """The options that change a recipe."""
@@ -104,7 +105,7 @@ class BuildOptions(Part):
     @property
     def budget(self) -> Budget:
         """Raises `LoritaDeployError` when two budgets are given, or one that the objective cannot keep."""
-        given = [name for name in ("max_drop", "max_latency", "speedup") if getattr(self, name) is not None]
+        given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise LoritaDeployError(
                 f"two budgets were given: {' and '.join('--' + name.replace('_', '-') for name in given)}",

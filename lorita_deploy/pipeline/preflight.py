@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,10 @@ def preflight(build: Build) -> None:
     options, limits = build.options, build.target.limits
     for name in ("checkpoint", "teacher", "calibration", "plan", "layer_times", "receipt"):
         given = getattr(options, name)
-        if given is not None and not Path(given).exists():
+        if given is not None and not os.path.exists(given):  # of a name that is too long as well
             spelled = "--" + name.replace("_", "-")
-            raise LoritaDeployError(f"{spelled}: there is no such file or folder", where=given, fix="check the path")
+            fix = "check the path" + (" (--init-from is another name of --checkpoint)" if name == "checkpoint" else "")
+            raise LoritaDeployError(f"{spelled}: there is no such file or folder", where=given, fix=fix)
     if options.plan:
         Plan.load(Path(options.plan))
     if options.layer_times:
@@ -55,7 +57,7 @@ def preflight(build: Build) -> None:
     problems = build.exporter.check()
     if problems:
         raise ExporterUnavailable(f"the {build.exporter.name} exporter cannot run here: {'; '.join(problems)}")
-    _ = build.budget  # two budgets are refused here
+    _ = build.budget, build.device  # two budgets are refused here, and a device that torch has not
     if isinstance(build.board, SshDevice):
         require_target(build.board.look, build.target, build.board.name)
         require_runtime(build.board.look, build.runtime, build.board.name)

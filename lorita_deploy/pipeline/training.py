@@ -116,7 +116,8 @@ def forecast(options: BuildOptions, watch: Watch | None = None) -> TrainingForec
 
     build = Build(options, watch=watch)
     if not build.trains:
-        raise LoritaDeployError("there is nothing to train", where="--no-train", fix="leave out --no-train")
+        option = "--sample" if options.sample else "--no-train"
+        raise LoritaDeployError("there is nothing to train", where=option, fix=f"leave out {option}")
     preflight(build)
     build.data = build.dataset.summary  # no data stage ran that would have left it in the folder
     with _warnings_as_notes(build):

@@ -21,7 +21,7 @@ from . import words
 from .table import Table
 
 NUMERICAL_RANK = 1e-3
-"""Singular values above this share of the largest count (METHOD: the authors' threshold)."""
+"""Singular values above this share of the largest count (the threshold of LoRITa's authors, arXiv 2405.03089)."""
 
 
 def layers(

@@ -1,7 +1,7 @@
 """LoRITa: every weight trained as a product of N matrices with nothing between them.
 
 Plain weight decay on the factors (parametrization.py) acts on the product as the Schatten quasi-norm N * sum_j s_j^(2/N)
-(arXiv 2405.03089; METHOD "Training"), which makes the weight low-rank. Whoever asks for the weight gets it composed; the
+(arXiv 2405.03089), which makes the weight low-rank. Whoever asks for the weight gets it composed; the
 layer's own forward pass multiplies in the order that is cheapest for its batch (order.py). Taking the parametrization off
 again is the exact collapse.
 

@@ -4,8 +4,8 @@ A batch norm's scale is replaced by a product of K >= 2 gates per channel, which
 
     y = d_1 ... d_K * (normalised x + b),        gamma = d_1 ... d_K,  beta = gamma * b
 
-Weight decay on the gates acts on gamma as K * sum_c |gamma_c|^(2/K), a quasi-norm that makes channels sparse (METHOD,
-"Two ways"); beside a gamma of its own it would do nothing. A channel whose gamma has faded gives a constant 0 before the
+Weight decay on the gates acts on gamma as K * sum_c |gamma_c|^(2/K), a quasi-norm that makes channels sparse;
+beside a gamma of its own it would do nothing. A channel whose gamma has faded gives a constant 0 before the
 activation, shift and all, so that it can be taken out of the network. `remove_gates` is the exact collapse.
 """
 

@@ -135,15 +135,20 @@ def train(
 
 
 def find_device(name: str, accelerator: Accelerator) -> torch.device:
-    """``auto``, ``cpu`` or ``cuda`` as a device. Raises `UnknownName`."""
+    """``auto``, ``cpu`` or ``cuda`` as this process's device. Raises `UnknownName`."""
+    found: torch.device = accelerator.device
     if name == "auto":
-        found: torch.device = accelerator.device
         return found
-    if name not in ("cpu", "cuda"):
-        raise UnknownName("device", name, ("auto", "cpu", "cuda"))
+    return found if require_device(name) == "cuda" else torch.device("cpu")
+
+
+def require_device(name: str) -> str:
+    """``cpu`` or ``cuda``, for ``auto`` the latter where there is one. Raises `UnknownName`."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise UnknownName("device", name, ("auto", "cpu", "cuda"), fix="give auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise UnknownName("device", name, ("auto", "cpu"), fix="torch sees no CUDA device on this machine")
-    return torch.device("cpu") if name == "cpu" else accelerator.device
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def _warn(module: nn.Module, recipe: Recipe, dataset: Dataset) -> None:

@@ -47,8 +47,9 @@ def cheapest(m: int, n: int, depth: int, positions: int, *, width: int | None = 
     return found
 
 
-def forward(layer: nn.Module, x: Tensor) -> Tensor:
-    """The forward pass of a factored Linear, Conv1d or Conv2d."""
+def forward(layer: nn.Module, input: Tensor) -> Tensor:
+    """The forward pass of a factored Linear, Conv1d or Conv2d; ``input`` is what torch calls it, too."""
+    x = input
     originals: ParametrizationList = layer.parametrizations.weight  # type: ignore[union-attr, assignment]
     composition: Composition = originals[0]  # type: ignore[assignment]
     bias: Tensor | None = layer.bias  # type: ignore[assignment]

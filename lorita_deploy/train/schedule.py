@@ -49,7 +49,7 @@ def fading(recipe: Recipe, steps: int) -> float:
     """What decay alone leaves of a singular value that the loss does not hold, as a share, with ``steps`` an epoch.
 
     Each of its N factors shrinks by (1 - lr * decay) a step, and by 1 / (1 - momentum) as much with SGD, whose decay goes
-    through the momentum: exp(-sum of N * lr * decay / (1 - momentum)) in all (METHOD "Training"). ``plateau`` is taken to stay
+    through the momentum: exp(-sum of N * lr * decay / (1 - momentum)) in all. ``plateau`` is taken to stay
     at its first rate.
     """
     momentum = recipe.momentum if recipe.optimizer == "sgd" else 0.0

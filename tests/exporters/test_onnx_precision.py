@@ -197,6 +197,21 @@ def test_same_job_same_bytes(tmp_path):
         assert export(tmp_path, precision).sha256 == export(tmp_path, precision).sha256
 
 
+@pytest.mark.parametrize("batch", [24, 64])
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_calibration_batches_need_not_be_of_the_size_of_the_graphs(tmp_path, precision, batch):
+    job = {"batch": batch, "examples": (images(batch),)}
+    tame, wild = images(20), images(20)
+    wild[-1] *= 8  # what the last batch alone holds must count: int8 has to cover its range
+    artifact = export(tmp_path, precision, calibration=[(tame,), (wild,)], **job)
+    session = EXPORTER.open(tmp_path / artifact.path)
+    fed = wild[-1:].expand(batch, -1, -1, -1).contiguous()
+    with torch.inference_mode():
+        expected = network()(fed).numpy()
+    (found,) = session({"input": fed.numpy()})
+    assert np.abs(found - expected).max() / np.abs(expected).max() < 0.05
+
+
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_nothing_to_calibrate_on_is_refused(tmp_path, precision):
     with pytest.raises(BadData, match=f"nothing to calibrate {precision} on"):
