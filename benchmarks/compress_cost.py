@@ -38,7 +38,7 @@ def measure(options: dict[str, Any]) -> None:
 
     class Note(Watch):
         def stage_finished(self, name: str, seconds: float, line: str, cached: bool) -> None:
-            found[name] = (seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+            found[name] = (seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
 
     build(make_options(**options), until="compress", watch=Note())
     print(json.dumps(found))

@@ -63,7 +63,7 @@ def watched(command: Sequence[str]) -> tuple[int, float, float]:
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
-    return os.waitstatus_to_exitcode(status), time.perf_counter() - start, usage.ru_maxrss / 1e6
+    return os.waitstatus_to_exitcode(status), time.perf_counter() - start, usage.ru_maxrss * 1024 / 1e9
 
 
 def keep(file: Path, name: str, row: dict[str, Any]) -> dict[str, dict[str, Any]]:

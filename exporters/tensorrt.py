@@ -157,6 +157,8 @@ class TensorRTExporter:
         if "failed" in found:
             if found["failed"] == "memory" or "out of memory" in found["what"].lower():
                 raise OutOfResource(f"{self.name}: {found['what']}", where=source, fix="end other programs, or add swap")
+            if found["failed"] == "gpu":
+                raise ExporterUnavailable(f"{self.name} cannot be used: {found['what']}", where=source)
             verb = "read" if found["failed"] == "parse" else "build an engine from"
             raise BadArtifact(f"{self.name} cannot {verb} it: {found['what']}", where=source, fix="lorita-deploy targets check")
         return found

@@ -58,6 +58,9 @@ def build(request: Json) -> Json:
     if request["capabilities"]:
         config.num_compute_capabilities = len(request["capabilities"])
         for place, name in enumerate(request["capabilities"]):
+            if not hasattr(trt.ComputeCapability, name):
+                known = ", ".join(each for each in trt.ComputeCapability.__members__ if each.startswith("SM"))
+                raise BuildError("gpu", f"it builds for {known}, not for {name}")
             config.set_compute_capability(getattr(trt.ComputeCapability, name), place)
     cache = timing_cache(request["timings"], trt.__version__, messages)
     known = _load_timing_cache(config, cache)

@@ -166,12 +166,13 @@ def _check(build: Build, module: nn.Module, artifact: Artifact, session: Session
 
 
 def _judge_artifact(build: Build, artifact: Artifact, session: Session) -> Accuracy | None:
-    """Accuracy of the artifact itself on the test images; for tasks of one's own in fp32, of the module."""
+    """Accuracy of the artifact itself on the test images, or on those that there are; for tasks of one's own in fp32, of the
+    module."""
     if build.own_task is None and build.data_name is not None:
         batches = build.dataset.batches("test", EVALUATION_BATCH)
         return artifact_accuracy(session, build.task.input_names, batches, "test", batch=build.options.batch)
     module = build.compressed.module if artifact.role == "compressed" else build.dense
-    if artifact.precision != "fp32":
+    if artifact.precision != "fp32" or build.own_task is None:
         module = as_module(session, build.task.input_names, build.options.batch)
     return (build.task.test or build.task.evaluate)(module)
 
