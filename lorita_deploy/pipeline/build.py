@@ -119,7 +119,7 @@ def _pass(stage: Stage, context: Build) -> bool:
     before = context.folder.record(stage.name)
     if before is not None and before.version != program():
         context.watch.note(f"stage {stage.name} was done by version {before.version}, and is done again by {program()}")
-    for name in context.folder.keep_edited(stage.name):
+    for name in context.folder.keep_edited(stage.name, context.options.inputs.values()):
         context.watch.note(f"a file of stage {stage.name} was changed by hand; it is kept as {name}")
     line = stage.run(context)
     seconds = time.perf_counter() - started

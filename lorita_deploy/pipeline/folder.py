@@ -7,6 +7,7 @@ killed build leaves no half-written file.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -19,13 +20,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadRecord, FolderBusy, OutOfResource
+from ..errors import BadRecord, FolderBusy, LoritaDeployError, OutOfResource
 from ..records import StageRecord
 
 RACES = "races"
 """Where the receipts of races are kept."""
 RECOVERED = "recovered"
 """Where the weights of recovered networks are."""
+NO_FOLDER = (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG)
+"""What a path says that can be no folder, however much room there is."""
 
 
 class BuildFolder:
@@ -39,14 +42,16 @@ class BuildFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the folder. Raises `FolderBusy` when another process does, `OutOfResource` when it cannot be written."""
+        """Hold the folder. Raises `FolderBusy` when another process does, `OutOfResource` when it cannot be written, and
+        `LoritaDeployError` where no folder can be."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("a+")
         except OSError as error:
-            raise OutOfResource(
-                f"cannot write to the build folder: {error.strerror}", where=self.path, fix="choose another folder with --out"
-            ) from error
+            where, fix = self.path, "choose another folder with --out"
+            if error.errno in NO_FOLDER:
+                raise LoritaDeployError(f"no folder can be made here: {error.strerror}", where=where, fix=fix) from error
+            raise OutOfResource(f"cannot write to the build folder: {error.strerror}", where=where, fix=fix) from error
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -110,14 +115,18 @@ class BuildFolder:
         record.save(self._record_path(name))
         return record
 
-    def keep_edited(self, name: str) -> list[str]:
-        """Set aside outputs of a stage that somebody changed since it wrote them, before it writes them again."""
-        kept = []
+    def keep_edited(self, name: str, inputs: Iterable[Path] = ()) -> list[str]:
+        """Set aside outputs of a stage that somebody changed since it wrote them, before it writes them again. Of those
+        among ``inputs``, which it will read first, a copy."""
+        kept, read = [], {path.resolve() for path in inputs}
         for output in self.changed(name):
             path = self.path / output
             if path.exists():
                 aside = path.with_name(f"{path.stem}.edited{path.suffix}")
-                os.replace(path, aside)
+                if path.resolve() in read:
+                    shutil.copyfile(path, aside)
+                else:
+                    os.replace(path, aside)
                 kept.append(aside.name)
         return kept
 

@@ -19,6 +19,8 @@ DEFAULT_MAX_DROP = 0.5
 BUDGETS = ("max_drop", "max_latency", "speedup")
 """One at most is given."""
 
+INPUTS = ("checkpoint", "teacher", "calibration", "plan", "layer_times", "receipt")
+"""The options that name files or folders."""
 CHANGES = ("depth", "epochs", "batch_size", "lr", "weight_decay", "accumulate", "narrow_gates", "per_head")
 """The options that change a recipe."""
 WHOLE_COURSE: dict[str, Callable[[Recipe, Any], Recipe]] = {
@@ -94,6 +96,12 @@ class BuildOptions(Part):
     threads: int = Field(default=1, ge=1)
 
     fresh: bool = False
+
+    @property
+    def inputs(self) -> dict[str, Path]:
+        """The files and folders that options name, by the option."""
+        given = {f"--{name.replace('_', '-')}": getattr(self, name) for name in INPUTS}
+        return {option: Path(path) for option, path in given.items() if path is not None}
 
     @property
     def folder(self) -> Path:

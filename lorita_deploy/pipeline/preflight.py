@@ -16,16 +16,18 @@ if TYPE_CHECKING:
     from .context import Build
 
 
+WRITTEN = ("trained.safetensors", "collapsed.safetensors", "compressed.safetensors")
+"""Weights that a build leaves in its folder."""
+
+
 def preflight(build: Build) -> None:
     """Raises `LoritaDeployError` for files that are not there or are something else, and for what target,
     exporter or device cannot do."""
     options, limits = build.options, build.target.limits
-    for name in ("checkpoint", "teacher", "calibration", "plan", "layer_times", "receipt"):
-        given = getattr(options, name)
-        if given is not None and not os.path.exists(given):  # of a name that is too long as well
-            spelled = "--" + name.replace("_", "-")
-            fix = "check the path" + (" (--init-from is another name of --checkpoint)" if name == "checkpoint" else "")
-            raise LoritaDeployError(f"{spelled}: there is no such file or folder", where=given, fix=fix)
+    for spelled, path in options.inputs.items():
+        if not os.path.exists(path):  # of a name that is too long as well
+            fix = "check the path" + (" (--init-from is another name of --checkpoint)" if spelled == "--checkpoint" else "")
+            raise LoritaDeployError(f"{spelled}: there is no such file or folder", where=path, fix=fix)
     if options.plan:
         Plan.load(Path(options.plan))
     if options.layer_times:
@@ -35,6 +37,7 @@ def preflight(build: Build) -> None:
     _require_this_model(build)
     if build.trains:
         _ = build.recipe  # a misspelt one is told before anything is done
+        _require_given_weights(build)
     asked = build.asked_precision
     if asked not in ("auto", *limits.precisions):
         raise BadTarget(
@@ -61,6 +64,18 @@ def preflight(build: Build) -> None:
     if isinstance(build.board, SshDevice):
         require_target(build.board.look, build.target, build.board.name)
         require_runtime(build.board.look, build.runtime, build.board.name)
+
+
+def _require_given_weights(build: Build) -> None:
+    """A training is known by what it started from and learnt from: that cannot be what the very same build writes over."""
+    written = {(build.folder / name).resolve() for name in WRITTEN}
+    for path in (build.options.checkpoint, build.options.teacher):
+        if path and Path(path).resolve() in written:
+            raise LoritaDeployError(
+                "a training cannot start from, or learn from, weights that it writes over",
+                where=path,
+                fix="choose another folder with --out, or copy the weights elsewhere first",
+            )
 
 
 def _require_this_model(build: Build) -> None:

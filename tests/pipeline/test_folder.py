@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from lorita_deploy.errors import FolderBusy, OutOfResource
+from lorita_deploy.errors import FolderBusy, LoritaDeployError, OutOfResource
 from lorita_deploy.pipeline.folder import BuildFolder, key_of, listing
 
 
@@ -29,6 +30,13 @@ def test_a_changed_or_missing_output_is_not_finished_and_an_edit_is_kept(folder)
     assert folder.keep_edited("data") == ["a.edited.json"]
     assert (folder / "a.edited.json").read_text() == "edited"
     assert folder.finished("data", "key") is None  # now it is missing
+
+
+def test_an_edited_output_that_is_read_first_stays_where_it_is(folder, tmp_path):
+    (folder / "a.json").write_text("edited")
+    (tmp_path / "link.json").symlink_to("a.json")
+    assert folder.keep_edited("data", [tmp_path / "link.json"]) == ["a.edited.json"]
+    assert (folder / "a.json").read_text() == (folder / "a.edited.json").read_text() == "edited"
 
 
 def test_a_damaged_stage_record_means_not_finished(folder):
@@ -67,9 +75,18 @@ def test_half_written_files_are_swept(tmp_path):
         assert not list(tmp_path.rglob("*.part"))
 
 
-def test_a_folder_that_cannot_be_made_is_out_of_resource(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OutOfResource, match="cannot write to the build folder"), BuildFolder(tmp_path / "file" / "x").held():
+@pytest.mark.parametrize("name", ["file", "file/x", "x" * 300], ids=["a file", "inside of a file", "too long"])
+def test_where_no_folder_can_be_the_path_is_wrong_and_no_resource(tmp_path, name):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(LoritaDeployError, match="no folder can be made here") as caught, BuildFolder(tmp_path / name).held():
+        pass
+    assert caught.value.exit_code == 2
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made_is_out_of_resource():
+    """Nothing can be made under /proc, not even by root."""
+    with pytest.raises(OutOfResource, match="cannot write to the build folder"), BuildFolder(Path("/proc/no-such/x")).held():
         pass
 
 

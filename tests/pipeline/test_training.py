@@ -106,6 +106,21 @@ def test_another_teacher_trains_anew(dense: Path, tmp_path: Path) -> None:
     assert record(tmp_path).weights_sha256 != first
 
 
+@pytest.mark.parametrize("option", ["checkpoint", "teacher"])
+def test_a_training_starts_from_nothing_that_it_writes_over(tmp_path: Path, option: str) -> None:
+    """Its own record would say that it started from itself, and no later run would find it done."""
+    run(tmp_path, until="collapse", epochs=1)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    (tmp_path / "link").symlink_to("collapsed.safetensors")
+    for name in ("trained.safetensors", "link"):
+        with pytest.raises(LoritaDeployError, match="weights that it writes over"):
+            run(tmp_path, epochs=1, **{option: str(tmp_path / name)})
+    assert all(path.read_bytes() == content for path, content in before.items())
+    given = {"checkpoint": str(tmp_path / "trained.safetensors"), "train": False}
+    run(tmp_path, until="collapse", **given)
+    assert StageRecord.load(tmp_path / "stages" / "collapse.json").outputs["collapsed.safetensors"]
+
+
 def test_what_was_trained_by_other_options_is_not_written_over(tmp_path: Path) -> None:
     run(tmp_path, epochs=1)
     first, weights = record(tmp_path), (tmp_path / "trained.safetensors").read_bytes()
