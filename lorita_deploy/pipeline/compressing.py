@@ -70,6 +70,7 @@ def _plan_key(build: Build) -> dict[str, Any]:
         "recover": None if options.plan else (options.recover_epochs, options.seed),
         "plan": options.plan and sha256_of(Path(options.plan)),
         "accuracy": [found.model_dump() for found in build.collapsed.accuracy],
+        "data": build.data.content_sha256,
     }
 
 
@@ -90,6 +91,7 @@ def _run_plan(build: Build) -> str:
 def _compress_key(build: Build) -> dict[str, Any]:
     return {
         "plan": sha256_of(build.folder / "plan.json"),
+        "data": build.data.content_sha256,
         "calibration": calibration_key(build),
         "recover": build.options.recover_epochs,
         "seed": build.options.seed,

@@ -17,15 +17,21 @@ def _data_key(build: Build) -> dict[str, Any]:
     if build.own_task is not None:
         return {"own": True, "shapes": [list(example.shape) for example in build.own_task.examples]}
     sample = sample_given(build)
-    sources = [options.calibration, *([build.data_name.partition(":")[2]] if build.data_name else []), options.data_root]
+    sources = [*([Path(options.calibration)] if options.calibration else []), *_places(build)]
     return {
         "data": build.data_name,
         "calibration": options.calibration,
         "samples": options.calibration_samples,
         "shape": build.shape,
         "sample": sample and sample.digest(),
-        "listing": [listing(Path(source)) for source in sources if source],
+        "listing": [listing(source) for source in sources],
     }
+
+
+def _places(build: Build) -> tuple[Path, ...]:
+    from ..train.datasets import places_of
+
+    return places_of(build.data_name, build.options.data_root) if build.data_name else ()
 
 
 def _run_data(build: Build) -> str:

@@ -146,11 +146,13 @@ class BuildFolder:
 
 
 def listing(folder: Path) -> str:
-    """A digest of the names, sizes and times of all files, so that unchanged images need not be read again."""
-    if not folder.is_dir():
+    """A digest of the names, sizes and times of all files, so that unchanged images need not be read again. Of a file, one
+    of its own."""
+    if not folder.exists():
         return "none"
     total = hashlib.sha256()
-    found = (Path(place) / name for place, _, names in os.walk(folder, followlinks=True) for name in names)
+    found = [Path(place) / name for place, _, names in os.walk(folder, followlinks=True) for name in names]
+    found = [folder] if folder.is_file() else found
     for path in sorted(found):
         facts = path.stat() if path.exists() else path.lstat()  # a link to nothing is told of when it is read
         total.update(f"{path.relative_to(folder)}|{facts.st_size}|{facts.st_mtime_ns}\n".encode())

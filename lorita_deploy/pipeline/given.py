@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import LoritaDeployError
+from ..ports import of_a_family
 from ..records import SampleRecord
+from .folder import sha256_of
 from .options import DEFAULT_DATA
 
 if TYPE_CHECKING:
@@ -25,6 +28,17 @@ def weights_given(build: Build) -> Path | None:
         what = f"no trained network of {build.spec.name} ships with it"
         raise LoritaDeployError(what, fix="leave out --sample to train one, or give --checkpoint")
     return build.spec.sample
+
+
+def source_given(build: Build) -> dict[str, str | None]:
+    """For keys: the digest of the file that a ``package.module:function`` stands in. Nothing for networks that are handed in,
+    which bring their weights, and for registered ones, which change with a version."""
+    module, colon, _ = build.options.model.partition(":")
+    if build.own_model is not None or not colon or of_a_family(build.options.model):
+        return {}
+    _ = build.spec  # says what is wrong where it cannot be imported
+    place = importlib.import_module(module).__file__
+    return {"source": sha256_of(Path(place)) if place else None}
 
 
 def data_given(build: Build) -> str | None:

@@ -43,6 +43,8 @@ def _export_key(build: Build) -> dict[str, Any]:
         "compressed": sha256_of(build.folder / "compressed.safetensors"),
         "plan": sha256_of(build.folder / "plan.json"),
         "dense": sha256_of(build.folder / "collapsed.safetensors"),
+        "target": build.target.model_dump(),
+        "images": (preprocessing(build), build.data.classes),
         "opset": build.opset,
         "ir": build.ir_version,
         "precision": build.precision,
@@ -222,6 +224,8 @@ def _run_bench(build: Build) -> str:
 def _bundle_key(build: Build) -> dict[str, Any]:
     names = ("artifacts.json", "fidelity.json", "receipt.json", "plan.json", "model.onnx", "compressed.json")
     return {name: sha256_of(build.folder / name) for name in names} | {
+        "data": build.data.content_sha256,
+        "images": (preprocessing(build), build.data.classes),
         "producer": version("lorita-deploy"),
         "required": build.options.require_speedup,
         "rungs": build.options.rungs,

@@ -16,6 +16,7 @@ from ..networks import TrainedNetwork, evaluating, first_pass, load_weights, rea
 from ..records import Accuracy, CollapsedRecord, Layer, TrainingForecast
 from .context import EVALUATION_BATCH, Build, Stage
 from .folder import key_of, program, sha256_of
+from .given import source_given
 from .options import BuildOptions
 from .preflight import preflight
 from .watch import Watch
@@ -41,6 +42,7 @@ def _train_key(build: Build) -> dict[str, Any]:
         "classes": build.classes,
         "checkpoint": _digest(build.checkpoint),
         **({"teacher": _digest(build.options.teacher)} if build.options.teacher else {}),
+        **source_given(build),
     }
 
 
@@ -195,6 +197,7 @@ def _collapse_key(build: Build) -> dict[str, Any]:
         "shape": None if build.own_task else build.shape,
         "classes": None if build.own_task else build.classes,
         "seed": options.seed,
+        **source_given(build),
     }
 
 

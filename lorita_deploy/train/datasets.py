@@ -30,6 +30,8 @@ from .images import SUFFIXES, ImageFiles, Shape, decode, evenly_spaced, find_ima
 from .splits import VALIDATION_SHARE, Dataset, ImageBatches, Split, carve, describe
 
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+TORCHVISION_FOLDERS = {**TORCHVISION, "cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+"""Where torchvision keeps them."""
 ON_DIGITS: tuple[Augmentation, ...] = ("crop",)
 ON_PHOTOS: tuple[Augmentation, ...] = ("flip", "crop", "zoom", "erase")
 """What may be changed in training without making another thing of what is to be seen."""
@@ -56,8 +58,18 @@ def load_dataset(name: str, *, shape: Shape, seed: int = 0, root: Path | str | N
     if name in TORCHVISION:
         return _torchvision(name, shape, seed, root)
     if name.startswith("folder:"):
-        return _folder(Path(name.removeprefix("folder:")).expanduser(), shape, seed)
+        return _folder(places_of(name)[0], shape, seed)
     raise UnknownName("data set", name, KNOWN, fix="an image folder with train/ and test/ is given as folder:PATH")
+
+
+def places_of(name: str, root: Path | str | None = None) -> tuple[Path, ...]:
+    """The folders and archives in which `load_dataset` looks for ``name``, there or not; none for what needs no file."""
+    if name.startswith("folder:"):
+        return (Path(name.removeprefix("folder:")).expanduser(),)
+    if name not in TORCHVISION:
+        return ()
+    place = _root(root)
+    return (place / TORCHVISION_FOLDERS[name], place / name, *_archives(name, place))
 
 
 def load_images(
@@ -113,7 +125,7 @@ def _digits(shape: Shape, seed: int) -> Dataset:
 def _torchvision(name: str, shape: Shape, seed: int, root: Path | str | None) -> Dataset:
     import torchvision.datasets
 
-    place = Path(root or os.environ.get("LORITA_DATA") or CACHE).expanduser()
+    place = _root(root)
     loader = getattr(torchvision.datasets, TORCHVISION[name])
     augment: tuple[Augmentation, ...] = ON_DIGITS if name == "mnist" else ON_PHOTOS
     try:
@@ -130,11 +142,19 @@ def _torchvision(name: str, shape: Shape, seed: int, root: Path | str | None) ->
     return describe(name, f"torchvision {TORCHVISION[name]}", classes, shape, splits, augment)
 
 
+def _root(given: Path | str | None) -> Path:
+    return Path(given or os.environ.get("LORITA_DATA") or CACHE).expanduser()
+
+
+def _archives(name: str, place: Path) -> list[Path]:
+    return sorted(place.glob(f"{name}-*.tar.gz"))
+
+
 def _image_tree(name: str, place: Path) -> Path | None:
     """The data set as an image folder beside torchvision's files; an archive of one is unpacked once, into the cache."""
     if (place / name / "train").is_dir():
         return place / name
-    for archive in sorted(place.glob(f"{name}-*.tar.gz")):
+    for archive in _archives(name, place):
         facts = archive.stat()
         target = CACHE.expanduser() / f"{archive.name.removesuffix('.tar.gz')}-{facts.st_size}-{facts.st_mtime_ns}"
         if not target.is_dir():
