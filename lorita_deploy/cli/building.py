@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ..pipeline.options import BuildOptions
-from ..records import ParetoFront, TrainingForecast
+from ..records import ParetoFront, Plan, TrainingForecast
 from ..report import facts, front, networks
 from ..report.table import Table
 from ..train import processes
@@ -55,10 +55,7 @@ def build(screen: Screen, dry_run: bool, config: Path | None, **given: Any) -> N
     report = _run(screen, options, "bundle")
     screen.show(report, *(tables_of(report, options.folder) if screen.verbose else [facts.summary(report)]))
     screen.result(str(options.folder / report.artifact), report.headline)
-    for missed in report.missed:
-        screen.err.print(f"missed: {missed}", soft_wrap=True, markup=False)
-    if report.missed:
-        click.get_current_context().exit(MISSED)
+    _end_if_missed(screen, report.missed)
 
 
 @_of_the_family("train")
@@ -158,6 +155,18 @@ def _part(screen: Screen, dry_run: bool, options: BuildOptions, until: str, reco
         record = read_record(path)
         screen.show(record, *tables_of(record, path))
     screen.result(*(str(options.folder / output) for output in outputs))
+    if until != "train":
+        from ..pipeline.reporting import missed_by
+
+        _end_if_missed(screen, tuple(missed_by(Plan.load(options.folder / "plan.json"))))
+
+
+def _end_if_missed(screen: Screen, demands: Sequence[str]) -> None:
+    """What was demanded in vain is told, and the exit code says so."""
+    for missed in demands:
+        screen.err.print(f"missed: {missed}", soft_wrap=True, markup=False)
+    if demands:
+        click.get_current_context().exit(MISSED)
 
 
 def _run(screen: Screen, options: BuildOptions, until: str) -> Any:

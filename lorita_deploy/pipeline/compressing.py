@@ -13,8 +13,9 @@ from ..networks import save_weights, survey
 from ..records import CompressedRecord
 from .calibrated import CALIBRATION, calibrated_on, calibration_key
 from .context import Build, Stage
+from .fed_back import given_plan
 from .folder import sha256_of
-from .planning import given_plan, searched_plan
+from .planning import searched_plan
 from .recovery import let_go_of_others, recover
 from .training import percent
 

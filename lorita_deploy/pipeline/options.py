@@ -111,9 +111,14 @@ class BuildOptions(Part):
         return Path(self.out) if self.out else Path("build") / name
 
     @property
+    def budgets(self) -> list[str]:
+        """Those that were given, by name."""
+        return [name for name in BUDGETS if getattr(self, name) is not None]
+
+    @property
     def budget(self) -> Budget:
         """Raises `LoritaDeployError` when two budgets are given, or one that the objective cannot keep."""
-        given = [name for name in BUDGETS if getattr(self, name) is not None]
+        given = self.budgets
         if len(given) > 1:
             raise LoritaDeployError(
                 f"two budgets were given: {' and '.join('--' + name.replace('_', '-') for name in given)}",

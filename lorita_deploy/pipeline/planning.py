@@ -8,10 +8,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..compress.plan import Shape, Solution, check_plan, make_plan, shape_of, solve
+from ..compress.plan import Shape, Solution, make_plan, shape_of, solve
 from ..measure.latency import race
 from ..records import (
     Accuracy,
@@ -47,17 +46,6 @@ AIM = 0.97
 the budget itself would miss it every other time."""
 DRAFT_SECONDS = 4.0
 """Enough to tell a wrong prediction from noise; the race that decides what ships is the bench stage's."""
-
-
-def given_plan(build: Build, path: Path) -> Plan:
-    """A plan from a file. Raises `BadRecord`, `PlanMismatch`."""
-    plan = Plan.load(path)
-    record, groups = build.collapsed, build.calibration.record.groups
-    check_plan(plan, record.layers, record.weights_sha256, build.target.name, groups, precision=build.precision, where=path)
-    epochs = max((probe.recovered for probe in plan.probes), default=0)
-    if epochs > build.options.recover_epochs:
-        build.watch.note(f"the plan counts on recovery: it was judged with --recover-epochs {epochs}")
-    return plan
 
 
 def searched_plan(build: Build) -> Plan:
