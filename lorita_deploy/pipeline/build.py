@@ -114,16 +114,18 @@ def _pass(stage: Stage, context: Build) -> bool:
     if stage is TRAIN:
         processes.agreed(record is None and context.trains, context.options.torch_device)
     if record is not None:
+        for note in record.notes:
+            context.watch.note(note)
         context.watch.stage_finished(stage.name, time.perf_counter() - started, record.line, True)
         return False
     before = context.folder.record(stage.name)
     if before is not None and before.version != program():
-        context.watch.note(f"stage {stage.name} was done by version {before.version}, and is done again by {program()}")
+        context.watch.event(f"stage {stage.name} was done by version {before.version}, and is done again by {program()}")
     for name in context.folder.keep_edited(stage.name, context.options.inputs.values()):
-        context.watch.note(f"a file of stage {stage.name} was changed by hand; it is kept as {name}")
+        context.watch.event(f"a file of stage {stage.name} was changed by hand; it is kept as {name}")
     line = stage.run(context)
     seconds = time.perf_counter() - started
-    context.folder.finish(stage.name, key, stage.outputs(context), seconds, line)
+    context.folder.finish(stage.name, key, stage.outputs(context), seconds, line, context.watch.notes)
     stage.finished(context)
     context.watch.stage_finished(stage.name, seconds, line, False)
     return True

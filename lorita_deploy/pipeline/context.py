@@ -39,7 +39,7 @@ from .folder import BuildFolder
 from .given import data_given, dataset_given, weights_given
 from .options import BuildOptions
 from .stage import Stage as Stage
-from .watch import Watch as Watch
+from .watch import Noting, Watch as Watch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,13 +67,12 @@ class Build:
         if (model is None) != (task is None):
             raise ValueError("a model of your own needs a task that says how it is judged, and a task a model")
         self.options = options
-        self.watch = watch or Watch()
+        self.watch = Noting(watch or Watch())
         self.folder = BuildFolder(options.folder)
         self.target = load_target(options.target)
         self.budget = options.budget
         self.own_model = model
         self.own_task = task
-        self.notes: list[str] = []
 
     # ------------------------------------------------------------------------------------------ the network asked for
 

@@ -103,7 +103,9 @@ class BuildFolder:
         outputs = record.outputs if record else {}
         return [output for output, digest in outputs.items() if sha256_of(self.path / output) != digest]
 
-    def finish(self, name: str, key: str, outputs: Iterable[str], seconds: float, line: str) -> StageRecord:
+    def finish(
+        self, name: str, key: str, outputs: Iterable[str], seconds: float, line: str, notes: Iterable[str] = ()
+    ) -> StageRecord:
         """Put down that a stage is done."""
         digests = {}
         for output in outputs:
@@ -111,7 +113,15 @@ class BuildFolder:
             if digest is None:
                 raise FileNotFoundError(f"stage {name} did not write {output}")
             digests[output] = digest
-        record = StageRecord(name=name, key=key, outputs=digests, seconds=round(seconds, 3), line=line, version=program())
+        record = StageRecord(
+            name=name,
+            key=key,
+            outputs=digests,
+            seconds=round(seconds, 3),
+            line=line,
+            version=program(),
+            notes=tuple(notes),
+        )
         record.save(self._record_path(name))
         return record
 

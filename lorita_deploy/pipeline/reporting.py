@@ -53,13 +53,21 @@ def gather(build: Build) -> BuildReport:
         host=this_host(build.kind if build.here else "cpu"),
         stages=stages,
         left_alone=dense.left_alone,
-        notes=tuple(build.notes),
+        notes=tuple(dict.fromkeys(note for note in _notes(build) if note not in plan.notes)),
         collapsed=dense,
         ledger=_account(build).steps(),
         precision=PrecisionRecord.load(build.folder / "precision.json"),
         shipped_precision=winner.precision,
     )
     return draft.model_copy(update={"headline": headline(draft), "missed": tuple(_missed(build, draft))})
+
+
+def _notes(build: Build) -> Iterator[str]:
+    """Of every stage before, and of the one that reports."""
+    for name in _stage_names()[:-1]:
+        record = build.folder.record(name)
+        yield from record.notes if record else ()
+    yield from build.watch.notes
 
 
 def _account(build: Build) -> Account:

@@ -77,7 +77,7 @@ def _set_aside(build: Build) -> None:
             break
     for path, other in zip(present, aside, strict=True):
         path.replace(other)
-    build.watch.note(f"what was trained here before, by other options, is kept as {aside[-1].name}")
+    build.watch.event(f"what was trained here before, by other options, is kept as {aside[-1].name}")
 
 
 def _scratch(build: Build) -> Path:

@@ -28,6 +28,8 @@ class StageRecord(Document):
     """One line of result."""
     version: str = "0.1.0"
     """Of the program that did it. Records without it are from the first version, which did not write it."""
+    notes: tuple[str, ...] = ()
+    """What was worth saying while it ran."""
 
 
 class LedgerStep(Part):
@@ -81,6 +83,7 @@ class BuildReport(Document):
     stages: tuple[StageRecord, ...]
     left_alone: tuple[LeftAlone, ...]
     notes: tuple[str, ...]
+    """Of the stages, beside the plan's own."""
     collapsed: CollapsedRecord | None = None
     """The dense network's layers with their geometry and spectra."""
     missed: tuple[str, ...] = ()
