@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..ports import Device
-from ..records import Artifact, LatencyRatio, Receipt, Settings
+from ..records import Artifact, Receipt, Settings
 
 
 def race(
@@ -50,24 +50,6 @@ def race(
         "result": result,
     }
     return Receipt.load(device.run(folder, job, timeout_s=time_limit_s(settings.runtime)))
-
-
-def ratio_between(receipt: Receipt, name: str, other: str) -> LatencyRatio:
-    """``name`` over ``other``, both raced against a third: the interval of their worst cases, wider than a direct race's."""
-    ratios = {each.candidate: each for each in receipt.ratios}
-    top, bottom = ratios.get(name), ratios.get(other)
-    if bottom is None and top is not None:
-        return top
-    assert bottom is not None
-    low, high = top.ci95 if top else (1.0, 1.0)
-    return bottom.model_copy(
-        update={
-            "candidate": name,
-            "baseline": other,
-            "ratio": (top.ratio if top else 1.0) / bottom.ratio,
-            "ci95": (low / bottom.ci95[1], high / bottom.ci95[0]),
-        }
-    )
 
 
 def time_limit_s(runtime: str) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..measure.latency import artifact_name, ratio_between
-from ..records import Artifact, LatencyRatio, Receipt, Role
+from ..measure.latency import artifact_name
+from ..records import Artifact, LatencyRatio, Receipt, Role, ratio_between
 
 if TYPE_CHECKING:
     from .context import Build

@@ -6,9 +6,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..measure.fidelity import TOLERANCE
-from ..measure.latency import ratio_between
-from ..records import BuildReport, LatencyRatio, Plan, PrecisionRecord, Role, write_atomically
-from ..report import markdown, page, words
+from ..records import (
+    Artifact,
+    BuildReport,
+    FidelityReport,
+    Plan,
+    PrecisionRecord,
+    Role,
+    ratio_between,
+    write_atomically,
+)
+from ..report import markdown, page, shipped as ships_as, words
 from ..targets import this_host
 from .ledger import Account
 
@@ -32,6 +40,7 @@ def gather(build: Build) -> BuildReport:
     dense, compressed, plan, receipt = build.collapsed, build.compressed.record, build.plan, build.receipt
     winner = ships(build, receipt)
     shipped = winner.role
+    fidelity = _of_what_ships(build, winner)
     is_dense = shipped == "dense"
     stages = tuple(record for name in _stage_names() if (record := build.folder.record(name)) is not None)
     draft = BuildReport(
@@ -42,12 +51,12 @@ def gather(build: Build) -> BuildReport:
         artifact="model.onnx",
         headline="",
         estimated_ratio=None if build.on_target else plan.predicted_us / plan.dense_us,
-        accuracy=build.fidelity.accuracy if winner.precision == plan.precision else build.fidelity.reference_accuracy,
+        accuracy=fidelity.accuracy,
         validation={"dense": build.validation(), "compressed": compressed.accuracy[0]},
         params=(dense.params, dense.params if is_dense else compressed.params),
         macs=(dense.macs, dense.macs if is_dense else compressed.macs),
-        artifacts=build.artifacts,
-        fidelity=build.fidelity.checks,
+        artifacts=fidelity.artifacts,
+        fidelity=fidelity.checks,
         plan=plan,
         receipt=receipt,
         host=this_host(build.kind if build.here else "cpu"),
@@ -55,7 +64,7 @@ def gather(build: Build) -> BuildReport:
         left_alone=dense.left_alone,
         notes=tuple(dict.fromkeys(note for note in _notes(build) if note not in plan.notes)),
         collapsed=dense,
-        ledger=_account(build).steps(),
+        ledger=_account(build, fidelity).steps(),
         precision=PrecisionRecord.load(build.folder / "precision.json"),
         shipped_precision=winner.precision,
     )
@@ -70,14 +79,23 @@ def _notes(build: Build) -> Iterator[str]:
     yield from build.watch.notes
 
 
-def _account(build: Build) -> Account:
+def _of_what_ships(build: Build, winner: Artifact) -> FidelityReport:
+    """The proofs of both networks in the precision that ships: where a lower one lost the race, of those in fp32."""
+    found, exact = build.fidelity, build.exported.reference
+    if winner not in exact:
+        return found
+    checks = tuple(check for artifact in exact for check in found.further.get(artifact.path, ()))
+    return found.model_copy(update={"artifacts": exact, "checks": checks, "accuracy": found.reference_accuracy})
+
+
+def _account(build: Build, fidelity: FidelityReport) -> Account:
     return Account(
         factored=build.trains,
         collapsed=build.collapsed,
         plan=build.plan,
         compressed=build.compressed.record,
-        artifacts=build.artifacts,
-        fidelity=build.fidelity,
+        artifacts=fidelity.artifacts,
+        fidelity=fidelity,
         receipt=build.receipt,
         tolerance=TOLERANCE,
     )
@@ -87,7 +105,7 @@ def _missed(build: Build, report: BuildReport) -> Iterator[str]:
     """Demands that the measured times do not meet (or, where the target is not at hand, the plan's). A budget counts as missed
     when the whole interval lies beyond it; ``--require-speedup`` asks for proof."""
     assert report.receipt is not None
-    required, budget, race = build.options.require_speedup, report.plan.budget, race_of_shipped(report)
+    assert race is not None
     dense_ships = report.shipped == "dense"
     found = "the dense network ships" if dense_ships else words.speed(race)
     if required is not None and not build.on_target:
@@ -101,7 +119,7 @@ def _missed(build: Build, report: BuildReport) -> Iterator[str]:
         yield f"a speed-up of {budget.speedup:g}x was asked for: {found}"
     if budget.max_latency_ms is not None:
         times = {each.name: each.median_ci95_ms[0] for each in report.receipt.series}
-        fastest_ms = times.get(_shipped_name(report), report.plan.predicted_us / 1e3)
+        fastest_ms = times.get(ships_as.name(report), report.plan.predicted_us / 1e3)
         if fastest_ms > budget.max_latency_ms:
             took = f"{words.number(fastest_ms)} ms"
             yield f"at most {budget.max_latency_ms:g} ms were asked for: {took}, {report.provenance}"
@@ -118,8 +136,9 @@ def missed_by(plan: Plan) -> Iterator[str]:
 
 def headline(report: BuildReport) -> str:
     """One line of result, in words that cannot be mistaken for more than was measured."""
-    assert report.receipt is not None
-    measured = words.speed(race_of_shipped(report))
+    race = ships_as.race(report)
+    assert race is not None
+    measured = words.speed(race)
     if report.shipped == "dense":
         line = "ships the dense network: no compressed form was faster"
     elif report.estimated_ratio is not None:
@@ -131,19 +150,6 @@ def headline(report: BuildReport) -> str:
     if role in report.accuracy:
         line += f"; {words.right_change(report.accuracy['dense'], report.accuracy[role])}"
     return line
-
-
-def race_of_shipped(report: BuildReport) -> LatencyRatio:
-    """Compressed over dense, both in the precision that ships."""
-    assert report.receipt is not None
-    if report.shipped_precision == report.plan.precision:
-        return report.receipt.ratios[0]
-    return ratio_between(report.receipt, "compressed-fp32", "dense-fp32")
-
-
-def _shipped_name(report: BuildReport) -> str:
-    """What the race calls it."""
-    return report.shipped if report.shipped_precision == report.plan.precision else f"{report.shipped}-fp32"
 
 
 def _against_fp32(report: BuildReport) -> str:

@@ -127,12 +127,13 @@ def _run_verify(build: Build) -> str:
         found = _judge_artifact(build, artifact, session)
         if found is not None:
             accuracies[artifact.role] = found
+    further: dict[str, tuple[Fidelity, ...]] = {}
     for artifact in build.exported.reference:
         session = build.exporter.open(build.folder / artifact.path)
-        require_passed(_check(build, modules[artifact.role], artifact, session), build.folder / artifact.path)
+        further[artifact.path] = _check(build, modules[artifact.role], artifact, session)
+        require_passed(further[artifact.path], build.folder / artifact.path)
         if (found := _judge_artifact(build, artifact, session)) is not None:
             exact[artifact.role] = found
-    further: dict[str, tuple[Fidelity, ...]] = {}
     for name, found_otherwise in run_otherwise(build).items():
         for artifact in found_otherwise:
             session = find_exporter(name).open(build.folder / artifact.path)

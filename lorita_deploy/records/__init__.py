@@ -6,7 +6,7 @@ a *part* (subclass of `Part`) lives inside documents. Units are in the names (``
 ``_bytes``). Digests are sha256 in hexadecimal.
 
 In this order: `documents` (what all have in common), `environment`, `training`, `network`, `compression` (with the plan, the
-hinge), `timing`, `artifacts`, `bundles`, `builds`, and `answers` to a person.
+hinge), `timing` (with its `ratios`), `artifacts`, `bundles`, `builds`, and `answers` to a person.
 
 Format history: 1 - first version.
 """
@@ -64,6 +64,7 @@ from .documents import (
 )
 from .environment import Accuracy as Accuracy, Host as Host
 from .network import CollapsedRecord as CollapsedRecord, Geometry as Geometry, Layer as Layer
+from .ratios import ratio_between as ratio_between
 from .timing import (
     Conditions as Conditions,
     Deadline as Deadline,

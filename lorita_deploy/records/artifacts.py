@@ -115,4 +115,4 @@ class FidelityReport(Document):
     reference_accuracy: dict[Role, Accuracy] = {}
     """The same in fp32, where the artifacts are of a lower precision."""
     further: dict[str, tuple[Fidelity, ...]] = {}
-    """Of what other exporters made of them, by file."""
+    """Of other files, by file: what further exporters made of the artifacts, and the same networks in fp32."""

@@ -75,6 +75,7 @@ class BuildReport(Document):
     macs: tuple[int, int]
     """Dense, shipped."""
     artifacts: tuple[Artifact, ...]
+    """Both networks in the precision that ships."""
     fidelity: tuple[Fidelity, ...]
     plan: Plan
     receipt: Receipt | None

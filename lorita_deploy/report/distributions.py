@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..records import BuildReport, LatencySeries, Receipt
-from . import svg, words
+from . import shipped, svg, words
 from .times import TimeUnit, receipt_unit
 
 LEFT, RIGHT = 12.0, 12.0
@@ -88,11 +88,10 @@ def size_rows(report: BuildReport) -> list[tuple[str, float, float, str, str]]:
         ("parameters", *report.params, words.amount),
         ("multiply-adds", *report.macs, words.amount),
     ]
-    files = {artifact.role: artifact.size_bytes for artifact in report.artifacts}
-    found.append(("file", files.get("dense"), files.get(report.shipped), words.size))
-    series = {each.name: each for each in report.receipt.series} if report.receipt else {}
-    if {"dense", report.shipped} <= series.keys():
-        before, after = series["dense"], series[report.shipped]
+    if files := shipped.artifacts(report):
+        found.append(("file", files[0].size_bytes, files[1].size_bytes, words.size))
+    if pair := shipped.series(report):
+        before, after = pair
         found.append(("peak memory", before.peak_memory_bytes, after.peak_memory_bytes, words.size))
         found.append(("first answer", before.first_ms, after.first_ms, _milliseconds))
     return [(name, dense, other, said(dense), said(other)) for name, dense, other, said in found if dense and other]
@@ -100,7 +99,9 @@ def size_rows(report: BuildReport) -> list[tuple[str, float, float, str, str]]:
 
 def _factor(ratio: float) -> str:
     """Of dense over shipped."""
-    return f"÷ {ratio:.3g}" if ratio >= 1.005 else f"× {1 / ratio:.3g}" if ratio <= 0.995 else "the same"
+    if 0.995 < ratio < 1.005:
+        return "the same"
+    return f"÷ {words.number(ratio)}" if ratio > 1 else f"× {words.number(1 / ratio)}"
 
 
 def _milliseconds(value: float) -> str:

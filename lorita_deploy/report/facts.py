@@ -21,7 +21,7 @@ from ..records import (
     TensorSpec,
 )
 from ..targets import Target
-from . import words
+from . import shipped, words
 from .table import Table
 
 
@@ -35,20 +35,16 @@ def summary(report: BuildReport) -> Table:
             rows.append((f"{name}, {of[role].split} images", words.share(of["dense"]), words.share(of[role])))
     rows.append(("parameters", words.amount(report.params[0]), words.amount(report.params[1])))
     rows.append(("multiply-adds", words.amount(report.macs[0]), words.amount(report.macs[1])))
-    artifacts = {artifact.role: artifact for artifact in report.artifacts}
-    if {"dense", role} <= artifacts.keys():
-        rows.append(("file", *(words.size(artifacts[name].size_bytes) for name in ("dense", role))))
-    if report.receipt:
-        series = {each.name: each for each in report.receipt.series}
-        if {"dense", role} <= series.keys():
-            pair = series["dense"], series[role]
-            rows.append(("peak memory", *(words.size(each.peak_memory_bytes) for each in pair)))
-            here = f"median, {report.receipt.host.kind}, measured"
-            rows.append((here, *(f"{words.number(each.median_ms)} ms" for each in pair)))
-            before, after = (each.energy for each in pair)
-            if before and after:
-                rows.append(("energy a call, by its own sensors", words.millijoules(before), words.millijoules(after)))
-            known.add("measured")
+    if files := shipped.artifacts(report):
+        rows.append(("file", *(words.size(each.size_bytes) for each in files)))
+    if report.receipt and (pair := shipped.series(report)):
+        rows.append(("peak memory", *(words.size(each.peak_memory_bytes) for each in pair)))
+        here = f"median, {report.receipt.host.kind}, measured"
+        rows.append((here, *(f"{words.number(each.median_ms)} ms" for each in pair)))
+        before, after = (each.energy for each in pair)
+        if before and after:
+            rows.append(("energy a call, by its own sensors", words.millijoules(before), words.millijoules(after)))
+        known.add("measured")
     if report.estimated_ratio is not None:
         there = 1.0 if role == "dense" else report.estimated_ratio
         rows.append((f"time, {report.target}, {report.provenance}", "1", f"{there:.2f} of dense"))
@@ -70,6 +66,9 @@ def environment(host: Host) -> Table:
 def hashes(report: BuildReport) -> Table:
     """What exactly was built from what."""
     rows = [(artifact.path, artifact.sha256) for artifact in report.artifacts]
+    raced = report.receipt.series if report.receipt else ()
+    known = {artifact.sha256 for artifact in report.artifacts}
+    rows += [(f"{each.name}, raced along", each.sha256) for each in raced if each.sha256 not in known]
     rows += [("plan", report.plan.digest()), ("dense network", report.plan.network_sha256)]
     return Table("Hashes (sha256)", ("", ""), tuple(rows))
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from importlib import resources
 
 from ..records import BuildReport
-from . import words
+from . import shipped, words
 from .markup import badge
 from .sections import Section, sections
 from .svg import element, escape
@@ -66,7 +66,7 @@ def _head(report: BuildReport, title: str) -> str:
 
 
 def _tiles(report: BuildReport) -> Iterator[str]:
-    race = report.receipt.ratios[0] if report.receipt and report.receipt.ratios else None
+    race = shipped.race(report)
     if report.estimated_ratio is not None and report.provenance != "measured":
         yield _tile(
             f"on {report.target}", f"≈ {words.times(1 / report.estimated_ratio)}", "a ratio of times", report.provenance
@@ -76,11 +76,11 @@ def _tiles(report: BuildReport) -> Iterator[str]:
         claim = words.times(race.speedup) if race.faster else "slower" if high < 1 else "no faster"
         yield _tile(f"on {report.receipt.host.kind}", claim, f"95 % interval {low:.2f} to {high:.2f}", "measured")
     role = report.shipped
-    energy = {series.name: series.energy for series in report.receipt.series if series.energy} if report.receipt else {}
-    if {"dense", role} <= energy.keys():
-        less = energy["dense"].per_call_mj / energy[role].per_call_mj
-        drawn = f"{words.millijoules(energy['dense'])} → {words.millijoules(energy[role])}"
-        yield _tile("energy a call", f"÷ {less:.3g}", f"{drawn}, by the board's own sensors", "measured")
+    before, after = (each.energy for each in pair) if (pair := shipped.series(report)) else (None, None)
+    if before and after:
+        less = words.number(before.per_call_mj / after.per_call_mj)
+        drawn = f"{words.millijoules(before)} → {words.millijoules(after)}"
+        yield _tile("energy a call", f"÷ {less}", f"{drawn}, by the board's own sensors", "measured")
     if role in report.accuracy and "dense" in report.accuracy:
         dense, found = report.accuracy["dense"], report.accuracy[role]
         if found.metric == "score":
@@ -89,12 +89,12 @@ def _tiles(report: BuildReport) -> Iterator[str]:
             what = "agree with dense" if found.metric == "agreement" else "right"
             change = f"{dense.correct:,.0f} → {found.correct:,.0f}"
             yield _tile(f"{what}, of {found.total:,}", change, f"{found.split} images, artifacts")
-    less = report.params[0] / report.params[1]
-    yield _tile("parameters", f"÷ {less:.3g}", f"{words.amount(report.params[0])} → {words.amount(report.params[1])}")
-    files = {artifact.role: artifact.size_bytes for artifact in report.artifacts}
-    if {"dense", role} <= files.keys():
-        sizes_said = f"{words.size(files['dense'])} → {words.size(files[role])}"
-        yield _tile("file", f"÷ {files['dense'] / files[role]:.3g}", sizes_said)
+    less = words.number(report.params[0] / report.params[1])
+    yield _tile("parameters", f"÷ {less}", f"{words.amount(report.params[0])} → {words.amount(report.params[1])}")
+    if files := shipped.artifacts(report):
+        dense_bytes, bytes_ = (each.size_bytes for each in files)
+        sizes_said = f"{words.size(dense_bytes)} → {words.size(bytes_)}"
+        yield _tile("file", f"÷ {words.number(dense_bytes / bytes_)}", sizes_said)
 
 
 def _tile(name: str, figure: str, detail: str, provenance: str | None = None) -> str:

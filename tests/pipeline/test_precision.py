@@ -1,6 +1,7 @@
 """What is chosen, what ships, and a whole build in a lower precision."""
 
 import copy
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,11 +12,21 @@ from torch import nn
 import lorita_deploy as ld
 from lorita_deploy.bundle.manifest import check_bundle
 from lorita_deploy.measure.fidelity import TOLERANCES
-from lorita_deploy.measure.latency import ratio_between
 from lorita_deploy.pipeline.acceptance import acceptance
 from lorita_deploy.pipeline.choosing import ships
+from lorita_deploy.pipeline.context import Build
 from lorita_deploy.pipeline.precision import choose
-from lorita_deploy.records import Accuracy, Artifact, FidelityReport, LatencyRatio, PrecisionRecord, PrecisionTrial
+from lorita_deploy.pipeline.reporting import gather
+from lorita_deploy.records import (
+    Accuracy,
+    Artifact,
+    FidelityReport,
+    LatencyRatio,
+    PrecisionRecord,
+    PrecisionTrial,
+    Receipt,
+    ratio_between,
+)
 
 
 def ratio(name, value, half_width=0.02):
@@ -182,7 +193,9 @@ def test_a_build_in_int8_keeps_what_it_promises(built):
         assert raced.faster
         assert "in int8" in report.headline
     assert {each.name for each in report.receipt.series} >= {"compressed", "dense"}
-    assert all(check.tolerance == TOLERANCES[record.chosen] for check in report.fidelity)
+    assert report.fidelity
+    assert all(check.tolerance == TOLERANCES[report.shipped_precision] for check in report.fidelity)
+    assert all(artifact.precision == report.shipped_precision for artifact in report.artifacts)
 
 
 @pytest.mark.slow
@@ -206,3 +219,25 @@ def test_what_ships_is_what_was_named(built):
     assert manifest.accuracy == (fidelity.reference_accuracy if back_to_fp32 else fidelity.accuracy)
     golden = np.load(out / "golden" / "inputs.npz")
     assert len(golden.files) == 1
+
+
+@pytest.mark.slow
+def test_where_a_lower_precision_loses_the_race_everything_told_is_of_fp32(mine, built, tmp_path):
+    out = tmp_path / "build"
+    shutil.copytree(built[1], out)
+    if PrecisionRecord.load(out / "precision.json").chosen != "int8":
+        pytest.skip("int8 was not faster for the dense network here")
+    receipt = Receipt.load(out / "receipt.json")
+    slower = {"compressed": 0.9, "dense-fp32": 0.8, "compressed-fp32": 0.4}
+    receipt.model_copy(update={"ratios": tuple(ratio(name, value) for name, value in slower.items())}).save(
+        out / "receipt.json"
+    )
+    report = gather(Build(options(out, precision="int8"), **mine))
+    assert (report.shipped, report.shipped_precision) == ("compressed", "fp32")
+    assert "2.00x faster" in report.headline
+    assert "int8 was not faster" in report.headline
+    assert [each.path for each in report.artifacts] == ["compressed-fp32.onnx", "dense-fp32.onnx"]
+    assert {check.tolerance for check in report.fidelity} == {TOLERANCES["fp32"]}
+    assert report.accuracy == FidelityReport.load(out / "fidelity.json").reference_accuracy
+    (export,) = [step for step in report.ledger if step.step == "export"]
+    assert export.against == "compressed-fp32.onnx against torch"

@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from lorita_deploy.records import GpuTimes
-from lorita_deploy.report import facts, networks, proofs
+from lorita_deploy.report import facts, networks, page, proofs
+from lorita_deploy.report.distributions import size_rows
 from lorita_deploy.report.terminal import render
 
 
@@ -101,6 +102,18 @@ def test_summary(report):
     assert rows["networks, validation images"] == ("340 of 360 right (94.44 %)", "339 of 360 right (94.17 %)")
     assert rows["file"] == ("2.00 MB", "0.700 MB")
     assert rows["median, cpu, measured"] == ("0.432 ms", "0.211 ms")
+
+
+def test_where_fp32_ships_after_all_its_files_and_times_are_told(back_to_fp32):
+    rows = {row[0]: row[1:] for row in facts.summary(back_to_fp32).rows}
+    assert rows["file"] == ("2.00 MB", "0.700 MB")
+    assert rows["median, cpu, measured"] == ("0.800 ms", "0.0800 ms")
+    drawn = {name: (before, after) for name, *_, before, after in size_rows(back_to_fp32)}
+    assert drawn["file"] == rows["file"]
+    assert ">10.00x<" in page.render(back_to_fp32), "the tile of the race tells what ships too"
+    named = dict(facts.hashes(back_to_fp32).rows)
+    assert named["compressed-fp32.onnx"] == "1" * 64
+    assert named["compressed, raced along"] == "c" * 64
 
 
 @pytest.mark.parametrize("width", [40, 70, *range(80, 125), 200])
