@@ -96,7 +96,10 @@ def calibrate(
     its weights). Raises `BadData` for no, too few or constant inputs and `BadNetwork` for NaN in weights or outputs.
     """
     matrices = {name: finite_matrix(module, name) for name in geometries}
-    moments, seen = collect_moments(module, geometries, task, samples=samples, seed=seed, draws=draws, smoothing=smoothing)
+    moments: dict[str, Moments] = {}
+    seen = 0
+    if geometries:  # where no layer can be replaced, there is nothing to find out
+        moments, seen = collect_moments(module, geometries, task, samples=samples, seed=seed, draws=draws, smoothing=smoothing)
     layers = tuple(
         LayerCalibration(layer=name, loss_at_rank=truncation(matrices[name], moments[name], criterion).loss_at_rank)
         for name in geometries

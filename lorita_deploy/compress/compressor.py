@@ -65,7 +65,8 @@ class Compressor:
         touched = {name for name, rank in ranks.items() if rank} | bases.keys()
         first = min((order.index(name) for name in touched), default=len(order))
         fitted = {name: ranks.get(name) for name in order[first:]}
-        rewrite_in_sequence(network, fitted, moments, self.dense_outputs, bases=bases)
+        if fitted:
+            rewrite_in_sequence(network, fitted, moments, self.dense_outputs, bases=bases)
         return network
 
     @cached_property

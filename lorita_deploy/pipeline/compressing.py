@@ -118,7 +118,8 @@ def _run_compress(build: Build) -> str:
     )
     record.save(build.folder / "compressed.json")
     dense = build.collapsed
-    return f"{dense.params / params:.2f}x fewer parameters, {dense.macs / macs:.2f}x fewer MACs; {percent(found)}"
+    fewer = f", {dense.macs / macs:.2f}x fewer MACs" if macs else ""  # none are counted where no layer can be replaced
+    return f"{dense.params / params:.2f}x fewer parameters{fewer}; {percent(found)}"
 
 
 def _size(build: Build, module: nn.Module) -> tuple[int, int]:

@@ -156,3 +156,29 @@ def test_a_recovery_that_diverges_leaves_the_network_as_it_was_cut(tmp_path):
     assert "could not be recovered: the distillation loss is" in " ".join(notes.said)
     kept = read_weights(tmp_path / "compressed.safetensors")
     assert all(torch.equal(tensor, kept[name]) for name, tensor in bare.items())
+
+
+class Depthwise(nn.Module):
+    """No layer of it can be replaced."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(10, 10, 3, padding=1, groups=10)
+
+    def forward(self, images):
+        return self.conv(images.expand(-1, 10, -1, -1)).mean((2, 3))
+
+
+def test_a_network_without_a_replaceable_layer_stays_dense(tmp_path):
+    digits = ld.load_dataset("digits", shape=(1, 16, 16))
+    inputs = [(images,) for images, _ in digits.batches("train", 32, limit=64)]
+    task = ld.Task(
+        examples=(inputs[0][0][:1],),
+        calibration=inputs,
+        evaluate=lambda network: ld.accuracy(network, digits.batches("validation", 32), "validation"),
+    )
+    options = make_options(model="mine", target="jetson", out=str(tmp_path), max_drop=1.0)
+    report = build(options, model=Depthwise(), task=task)
+    assert report.shipped == "dense"
+    assert report.headline.startswith("ships the dense network: no layer can take another form")
+    assert (tmp_path / "bundle.tar.gz").exists()
