@@ -79,7 +79,10 @@ def solve(
     cheapest = table.cheapest(time_limit_s)
     least = table.fixed + cheapest.cost
     if least > budget_us:
-        return _out_of_reach(table, cheapest, budget_us, least, UNITS[objective])
+        unit, scale = UNITS[objective], 1.0
+        if objective == "latency" and prices.provenance == "estimated":
+            unit, scale = "% of dense", 100 / prices.network_us  # an estimate is no time
+        return _out_of_reach(table, cheapest, budget_us, least, unit, scale)
     return _solution(table, table.least_loss(budget_us - table.fixed, time_limit_s))
 
 
@@ -134,12 +137,15 @@ def _solution(table: Table, pick: Pick, *, feasible: bool = True, note: str = ""
     )
 
 
-def _out_of_reach(table: Table, cheapest: Pick, budget: float, least: float, unit: str) -> Solution:
+def _out_of_reach(table: Table, cheapest: Pick, budget: float, least: float, unit: str, scale: float) -> Solution:
+    """``scale``: what is said is in ``unit``, of which so many make up one of what is counted."""
     heaviest = sorted(cheapest.offers, key=lambda offer: -offer.cost)[:3]
     binding = ", ".join(f"{offer.candidate.layer} ({offer.cost / least:.0%})" for offer in heaviest)
     nearest = cheapest.note or "with every layer in its cheapest form"
+    digits = ".6g" if scale == 1 else ".3g"
+    wanted, nearest_cost = (f"{scale * value:{digits}} {unit}" for value in (budget, least))
     note = (
-        f"a budget of {budget:.6g} {unit} cannot be met: the nearest is {least:.6g}, {nearest}; "
+        f"a budget of {wanted} cannot be met: the nearest is {nearest_cost}, {nearest}; "
         f"of that {table.fixed / least:.0%} is outside the layers; the layers that bind: {binding}"
     )
     return _solution(table, cheapest, feasible=False, note=note)

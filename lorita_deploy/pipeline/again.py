@@ -29,7 +29,7 @@ from ..records import (
     schema_name,
     write_atomically,
 )
-from ..targets import all_targets, load_target
+from ..targets import all_targets, is_local, load_target, this_host
 from .carried import bundled, called_by_its_name, is_carried, load_receipt, not_of, require_same_artifacts
 from .folder import sha256_of
 
@@ -125,7 +125,7 @@ def bench_again(
         settings=settings,
         golden=golden if (golden / "inputs.npz").exists() else None,
         tolerance=max(TOLERANCES[artifact.precision] for artifact in artifacts),
-        kind=kind_of(device.look) if isinstance(device, SshDevice) else "cpu",
+        kind=kind_of(device.look) if isinstance(device, SshDevice) else _kind_here(folder),
         model=_model(folder),
         result=where.name,
     )
@@ -255,6 +255,16 @@ def _settings(folder: Path, artifacts: tuple[Artifact, ...]) -> Settings:
         return Receipt.load(folder / "receipt.json").settings
     threads = read_manifest(folder).threads if (folder / MANIFEST).exists() else 1
     return Settings(runtime="onnxruntime", threads=threads, graph_level="all", spinning=False, batch=artifacts[0].batch)
+
+
+def _kind_here(folder: Path) -> str:
+    """What this machine is called in records: the target that the bundle is made for, or that the last race in the build folder
+    was on, if this is one."""
+    if (folder / MANIFEST).exists():
+        target = read_manifest(folder).target
+        return target if any(each.name == target and is_local(each) for each in all_targets()) else "cpu"
+    last = Receipt.load(folder / "receipt.json").host if (folder / "receipt.json").exists() else None
+    return last.kind if last and last.machine == this_host().machine else "cpu"
 
 
 def _model(folder: Path) -> str:

@@ -74,7 +74,7 @@ def _gain(trial: PrecisionTrial) -> str:
     if trial.ratio is not None:
         return f", dense {words.speed(trial.ratio)} than in fp32"
     if trial.precision != "fp32" and trial.estimated is not None:
-        return f", dense estimated {words.times(1 / trial.estimated)} faster than in fp32"
+        return f", dense estimated {words.estimated(trial.estimated, 'fp32', named=True)}"
     return ""
 
 

@@ -140,9 +140,10 @@ def headline(report: BuildReport) -> str:
     assert race is not None
     measured = words.speed(race)
     if report.shipped == "dense":
-        line = "ships the dense network: no compressed form was faster"
+        line = _why_dense(report)
     elif report.estimated_ratio is not None:
-        line = f"estimated {words.times(1 / report.estimated_ratio)} faster on {report.target}; cpu, measured: {measured}"
+        found = f"{report.provenance} {words.estimated(report.estimated_ratio)} on {report.target}"
+        line = f"{found}; cpu, measured: {measured}"
     else:
         line = f"{measured}, measured"
     role: Role = report.shipped
@@ -150,6 +151,15 @@ def headline(report: BuildReport) -> str:
     if role in report.accuracy:
         line += f"; {words.right_change(report.accuracy['dense'], report.accuracy[role])}"
     return line
+
+
+def _why_dense(report: BuildReport) -> str:
+    plan = report.plan
+    if not plan.choices:
+        return "ships the dense network: no layer can take another form"
+    if not plan.changed() and any(not probe.accepted for probe in plan.probes):
+        return "ships the dense network: every layer stays dense within the budget"
+    return "ships the dense network: no compressed form was faster"
 
 
 def _against_fp32(report: BuildReport) -> str:

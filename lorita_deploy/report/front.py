@@ -16,14 +16,17 @@ STYLE = (
 )
 
 
+HEADING = {"accuracy": ">Right", "agreement": ">Agrees with dense", "score": ">Score x 100"}
+
+
 def table(front: ParetoFront) -> Table:
     """One row for each plan, dense last."""
     rows = [_row(front, point) for point in front.points]
     rows.append(("dense", "1.00x", *_accuracy(front, front.dense.correct), "0", "0"))
-    note = f"Times are {front.provenance}; accuracy on {front.dense.total:,} {front.dense.split} images."
+    note = f"Times are {front.provenance}; {words.JUDGED[front.dense.metric]} on {_judged_on(front)}."
     if front.recover_epochs:
         note += f" Each network was distilled from the dense one for {front.recover_epochs} epochs."
-    columns = ("", ">Faster", ">Right", ">Points lost", ">Layers changed", ">Groups narrower")
+    columns = ("", ">Faster", HEADING[front.dense.metric], ">Points lost", ">Layers changed", ">Groups narrower")
     return Table(f"{front.model} for {front.target}: accuracy against time", columns, tuple(rows), note)
 
 
@@ -34,16 +37,17 @@ def markdown(front: ParetoFront) -> str:
 
 
 def picture(front: ParetoFront) -> str:
-    """The text of ``pareto.svg``: right answers over the time relative to dense."""
+    """The text of ``pareto.svg``: right answers (or what else was judged) over the time relative to dense."""
     times = [point.predicted_us / front.dense_us for point in front.points] + [1.0]
     shares = [100 * point.accuracy.value for point in front.points] + [100 * front.dense.value]
     x = svg.spread_scale(times, LEFT, WIDTH - RIGHT)
     y = svg.Scale(*svg.span(shares, 0.08), HEIGHT - BOTTOM, TOP)
     best = [(point.predicted_us / front.dense_us, 100 * point.accuracy.value) for point in front.points if point.best]
+    percent = "" if front.dense.metric == "score" else ", %"
     parts = [
         svg.element("style", STYLE),
         svg.x_axis(x, TOP, HEIGHT - BOTTOM, f"time of a call relative to dense, {front.provenance}"),
-        svg.y_axis(y, LEFT, WIDTH - RIGHT, f"right answers on {front.dense.total:,} {front.dense.split} images, %"),
+        svg.y_axis(y, LEFT, WIDTH - RIGHT, f"{words.JUDGED[front.dense.metric]} on {_judged_on(front)}{percent}"),
         svg.polyline([(x(time), y(share)) for time, share in best], "frontier"),
     ]
     for point, time, share in zip(front.points, times, shares, strict=False):
@@ -67,4 +71,10 @@ def _row(front: ParetoFront, point: FrontPoint) -> tuple[str, ...]:
 
 def _accuracy(front: ParetoFront, correct: float) -> tuple[str, str]:
     lost = 100 * (front.dense.correct - correct) / front.dense.total
-    return f"{100 * correct / front.dense.total:.2f} %", f"{lost:.2f}"
+    unit = "" if front.dense.metric == "score" else " %"
+    return f"{100 * correct / front.dense.total:.2f}{unit}", f"{lost:.2f}"
+
+
+def _judged_on(front: ParetoFront) -> str:
+    found = front.dense
+    return f"{found.split} data" if found.metric == "score" else f"{found.total:,} {found.split} images"

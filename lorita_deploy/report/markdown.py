@@ -16,11 +16,11 @@ def render(report: BuildReport) -> str:
 
 
 def _sections(report: BuildReport) -> Iterator[str]:
-    yield words.provenance(report)
-    yield f"# {report.model} for {report.target}"
-    yield f"**{report.headline}**"
+    yield plain(words.provenance(report))
+    yield f"# {plain(report.model)} for {plain(report.target)}"
+    yield f"**{plain(report.headline)}**"
     for missed in report.missed:
-        yield f"**Missed:** {missed}"
+        yield f"**Missed:** {plain(missed)}"
     yield _drawn(facts.summary(report), heading="Dense and shipped")
     if report.receipt:
         receipt = report.receipt
@@ -28,7 +28,7 @@ def _sections(report: BuildReport) -> Iterator[str]:
         for table in proofs.on_the_board(receipt):
             yield _drawn(table, heading=table.title)
         yield _drawn(proofs.ratios(receipt), heading="Interleaved race")
-        yield from (f"> {warning}" for warning in receipt.warnings)
+        yield from (f"> {plain(warning)}" for warning in receipt.warnings)
     if report.precision and report.precision.trials:
         yield _drawn(proofs.precisions(report.precision), heading=f"Precision (ships in {report.shipped_precision})")
     yield _drawn(networks.layers(report.plan, report.collapsed), heading="Layers")
@@ -44,7 +44,7 @@ def _sections(report: BuildReport) -> Iterator[str]:
     yield _drawn(facts.stages(report.stages), heading="Stages")
     notes = [*report.plan.notes, *report.notes]
     if notes:
-        yield "## Notes\n\n" + "\n".join(f"* {note}" for note in notes)
+        yield "## Notes\n\n" + "\n".join(f"* {plain(note)}" for note in notes)
 
 
 def _drawn(table: Table, heading: str) -> str:
@@ -56,9 +56,14 @@ def drawn(table: Table) -> str:
     head = [column.removeprefix(">") for column in table.columns]
     rules = ["---:" if column.startswith(">") else "---" for column in table.columns]
     lines = [_line(head), _line(rules), *(_line(row) for row in table.rows)]
-    note = "".join(f"\n\n{text}" for text in (table.note, legend(table)) if text)
+    note = "".join(f"\n\n{plain(text)}" for text in (table.note, legend(table)) if text)
     return "\n".join(lines) + note
 
 
 def _line(cells: tuple[str, ...] | list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(plain(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def plain(text: str) -> str:
+    """``text``, which may hold names that somebody else chose, in one line and without markup of HTML."""
+    return " ".join(text.splitlines()).replace("&", "&amp;").replace("<", "&lt;")

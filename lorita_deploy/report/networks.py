@@ -19,6 +19,7 @@ from ..records import (
 )
 from . import words
 from .table import Table
+from .times import probe_us
 
 NUMERICAL_RANK = 1e-3
 """Singular values above this share of the largest count (the threshold of LoRITa's authors, arXiv 2405.03089)."""
@@ -37,7 +38,9 @@ def layers(
     Times are shown where they were measured or tabled; an estimate is shown as a share and a ratio only.
     """
     known = {layer.name: layer for layer in collapsed.layers} if collapsed else {}
+    candidates = tuple(candidates)
     offers = _offers(candidates, prices)
+    narrower = {each.layer for each in candidates if each.form.startswith("narrow")}
     estimated = plan.provenance == "estimated"
     rows = []
     for choice in plan.choices:
@@ -51,7 +54,7 @@ def layers(
         else:
             row += [words.number(choice.dense_us), words.number(choice.us)]
         if prices:
-            row.append(words.why(choice, offers.get(choice.layer, {})))
+            row.append(words.why(choice, offers.get(choice.layer, {}), choice.layer in narrower))
         rows.append(tuple(row))
     columns = ["layer", "form", ">rank"] + (["geometry", ">numerical rank", ">params", ">MACs"] if known else [])
     columns.append(">predicted loss")
@@ -101,14 +104,16 @@ def offers(plan: Plan, layer: str, candidates: Sequence[Candidate], prices: Pric
     dense_us = next(us[each.key] for each in known if each.form == "dense")
     choice = next(choice for choice in plan.choices if choice.layer == layer)
     size = (choice.k_in, choice.k_out, choice.rank)
-    taken = next((each for each in known if (each.k_in, each.k_out, each.rank) == size), known[0])
+    taken = next((each for each in known if (each.k_in, each.k_out, each.rank) == size), None)
     rows = []
     for each in sorted(known, key=lambda candidate: us[candidate.key]):
         said = words.number(us[each.key]) if plan.provenance != "estimated" else words.number(us[each.key] / dense_us, 2)
         sizes = (f"{each.k_in}->{each.k_out}", str(each.rank or "full"))
         rows.append((each.form, *sizes, said, words.number(each.predicted_loss, 2), words.verdict(each, taken, us)))
     column = ">us" if plan.provenance != "estimated" else ">time over dense"
-    note = f"times {plan.provenance}, as first priced; {words.why(choice, {})}"
+    narrower = any(each.form.startswith("narrow") for each in known)
+    reason = words.why(choice, _offers(known, prices).get(layer, {}), narrower)
+    note = f"times {plan.provenance}, as first priced; {reason if taken else f'{words.becomes(choice)} was not on offer'}"
     return Table(
         f"{layer}: what it could become", ("form", "widths", ">rank", column, ">predicted loss", ""), tuple(rows), note
     )
@@ -116,15 +121,17 @@ def offers(plan: Plan, layer: str, candidates: Sequence[Candidate], prices: Pric
 
 def probes(plan: Plan) -> Table:
     """The plans that were built and judged while the budget was searched."""
-    rows = [
-        (
-            words.times(plan.dense_us / probe.predicted_us),
-            words.judged(probe),
-            "kept" if probe.accepted else "too lossy",
-        )
-        for probe in plan.probes
-    ]
-    return Table("Search", (">predicted speed-up", "judged", ""), tuple(rows))
+    rows = []
+    for probe in plan.probes:
+        us, measured = probe_us(plan, probe)
+        speed_up = f"{words.times(plan.dense_us / us)} {'measured' if measured else 'predicted'}"
+        rows.append((speed_up, words.judged(probe), "kept" if probe.accepted else "too lossy"))
+    note = ""
+    if plan.predictions:
+        pairs = ((plan.dense_us / each.predicted_us, plan.dense_us / each.measured_us) for each in plan.predictions)
+        raced = "; ".join(f"{words.times(predicted)} predicted, {words.times(found)} measured" for predicted, found in pairs)
+        note = f"predictions are of their round: a race puts the prices right for those after it; raced: {raced}"
+    return Table("Search", (">speed-up", "judged", ""), tuple(rows), note)
 
 
 def network(collapsed: CollapsedRecord) -> Table:
@@ -159,7 +166,7 @@ def training(record: TrainRecord) -> Table:
         title,
         (">epoch", ">loss", "validation", ">rank kept", ">images/s"),
         tuple(rows),
-        "* kept: best by validation in the last quarter",
+        "* kept: best by validation" + (" in the last quarter" if record.recipe.epochs >= 4 else ""),
     )
 
 

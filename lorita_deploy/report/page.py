@@ -49,12 +49,14 @@ def _section(part: Section) -> str:
 
 
 def _head(report: BuildReport, title: str) -> str:
+    plans = report.provenance != "measured" and shipped.raced_there(report)
+    whose = "The times that the plan was made with" if plans else f"Times on {report.target}"
     parts = [
         element("h1", escape(title)),
         element(
             "p",
             badge(report.provenance),
-            escape(f" Times on {report.target}: {words.MEANING[report.provenance]}."),
+            escape(f" {whose}: {words.MEANING[report.provenance]}."),
             class_="from",
         ),
         element("p", escape(report.headline), class_="headline"),

@@ -32,6 +32,11 @@ def race(report: BuildReport) -> LatencyRatio | None:
     return ratio_between(report.receipt, "compressed-fp32", "dense-fp32")
 
 
+def raced_there(report: BuildReport) -> bool:
+    """Whether the race ran on the target itself, whatever the times that the plan was made with."""
+    return report.estimated_ratio is None and race(report) is not None
+
+
 def _ending(report: BuildReport) -> str:
     """Of the names of networks in fp32, which a lower precision is raced against."""
     return "-fp32" if report.shipped_precision == "fp32" != report.plan.precision else ""

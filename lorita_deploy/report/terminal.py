@@ -20,7 +20,8 @@ GAP = 3
 def render(table: Table, width: int) -> RenderableType:
     """The table for rich to print in ``width`` columns; colours appear on terminals only."""
     explained = legend(table)
-    if _least_width(table, "word") > width:
+    stacked = _least_width(table, "word") > width
+    if stacked:
         table = _stacked(table)
     # rich keeps a column's heading as whole as its cells: where that is too wide, words go one under the other.
     between = "\n" if _least_width(table, "heading") > width else " "
@@ -38,7 +39,8 @@ def render(table: Table, width: int) -> RenderableType:
         justify: Literal["left", "right"] = "right" if column.startswith(">") else "left"
         heading = column.removeprefix(">")
         heading = heading.replace(" ", between) if _whole(place, column) else heading
-        drawn.add_column(heading, justify=justify, overflow="fold", no_wrap=_whole(place, column))
+        # A name that is longer than the terminal would leave nothing of what stands beside it.
+        drawn.add_column(heading, justify=justify, overflow="fold", no_wrap=_whole(place, column) and not stacked)
     for row in table.rows:
         drawn.add_row(*(Text(cell, style=_colour(cell)) for cell in row))
     return drawn

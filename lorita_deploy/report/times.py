@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from ..records import BuildReport
+from ..records import BuildReport, Plan, Probe
 from . import svg
 
 
@@ -44,9 +45,20 @@ def _by_size(us: float, what: str, how: str) -> TimeUnit:
     return TimeUnit(factor, name, f"{what}, {name}{how}")
 
 
+def probe_us(plan: Plan, probe: Probe) -> tuple[float, bool]:
+    """The time of a plan that was built on the way, and whether it was measured: what was predicted of it at the prices of its
+    round need not be comparable to what was predicted later, after a race had put the prices right."""
+    for each in plan.predictions:
+        if math.isclose(each.predicted_us, probe.predicted_us, rel_tol=1e-9):
+            return each.measured_us, True
+    return probe.predicted_us, False
+
+
 def measured_us(report: BuildReport) -> float | None:
     """What the compressed network took in the race on the target itself, as the plan counts: the ratio of the race times
     the dense network's time. None where the target was not timed."""
-    if report.provenance != "measured" or report.receipt is None or not report.receipt.ratios:
+    if report.provenance != "measured" or report.estimated_ratio is not None:
+        return None
+    if report.receipt is None or not report.receipt.ratios:
         return None
     return report.receipt.ratios[0].ratio * report.plan.dense_us

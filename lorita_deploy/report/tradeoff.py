@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..records import Accuracy, BuildReport, Probe
 from . import svg, words
-from .times import TimeUnit, measured_us, plan_unit
+from .times import TimeUnit, measured_us, plan_unit, probe_us
 
 HEIGHT = 380.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 16.0, 38.0, 54.0
@@ -32,7 +32,7 @@ def tradeoff(report: BuildReport, width: float) -> str:
     plan, unit, least = report.plan, plan_unit(report), _least_shown(report)
     dense, chosen = report.validation["dense"], report.validation["compressed"]
     measured, right, bottom = measured_us(report), width - RIGHT, HEIGHT - BOTTOM
-    times = [plan.dense_us, plan.predicted_us, measured or plan.dense_us, *(probe.predicted_us for probe in plan.probes)]
+    times = [plan.dense_us, plan.predicted_us, measured or plan.dense_us, *(probe_us(plan, probe)[0] for probe in plan.probes)]
     shares = [_percent(dense), _percent(chosen), *(max(least, _percent(probe.accuracy)) for probe in plan.probes)]
     floor = None if plan.budget.max_drop is None else 100 * dense.value - plan.budget.max_drop
     x = svg.spread_scale([unit.of(us) for us in times], LEFT, right)
@@ -45,14 +45,15 @@ def tradeoff(report: BuildReport, width: float) -> str:
     # Where networks are recovered, what was too lossy as it was cut is nothing to be had.
     recovering = any(each.recovered for each in plan.probes)
     final = [each for each in plan.probes if each.accepted or each.recovered or not recovering]
-    points = [(plan.dense_us, _percent(dense)), *((each.predicted_us, _percent(each.accuracy)) for each in final)]
+    points = [(plan.dense_us, _percent(dense)), *((probe_us(plan, each)[0], _percent(each.accuracy)) for each in final)]
     stairs = _staircase([(unit.of(us), share) for us, share in points if share >= least], x.high)
     parts.append(svg.polyline([(x(time), y(share)) for time, share in stairs], "frontier"))
     for probe in plan.probes:
         shape = _shape(probe, least)
         at_y = bottom - 10 if shape == "below" else y(_percent(probe.accuracy))
-        tip = f"{words.times(plan.dense_us / probe.predicted_us)} predicted, {words.judged(probe)}"
-        parts.append(svg.mark(shape, x(unit.of(probe.predicted_us)), at_y, tip))
+        us, known = probe_us(plan, probe)
+        tip = f"{words.times(plan.dense_us / us)} {'measured' if known else 'predicted'}, {words.judged(probe)}"
+        parts.append(svg.mark(shape, x(unit.of(us)), at_y, tip))
     at = x(unit.of(plan.dense_us)), y(_percent(dense))
     parts += [svg.mark("dense", *at, words.right(dense)), names.put("dense", *at)]
     at, gain = (x(unit.of(plan.predicted_us)), y(_percent(chosen))), words.times(plan.dense_us / plan.predicted_us)
@@ -138,7 +139,7 @@ def _percent(found: Accuracy) -> float:
 
 
 def _judged(found: Accuracy) -> str:
-    what = {"accuracy": "right answers", "agreement": "agreement with dense", "score": "score x 100"}[found.metric]
+    what = words.JUDGED[found.metric]
     return what if found.metric == "score" else f"{what} on {found.total:,} {found.split} images, %"
 
 

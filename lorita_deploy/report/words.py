@@ -17,6 +17,7 @@ from ..records import (
     Probe,
     Receipt,
 )
+from . import shipped
 
 UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -39,7 +40,7 @@ def number(value: float, digits: int = 3) -> str:
 def amount(value: float) -> str:
     """With a decimal prefix: 14.7 M."""
     for scale, prefix in UNITS:
-        if abs(value) >= scale:
+        if abs(value) >= 0.9995 * scale:  # 999,999 is 1.00 M, not 1,000 k
             return f"{number(value / scale)} {prefix}"
     return f"{value:,.0f}"
 
@@ -59,6 +60,10 @@ def millijoules(found: Energy) -> str:
 def times(ratio: float) -> str:
     """A ratio of dense over other: 3.42x."""
     return f"{ratio:.2f}x"
+
+
+JUDGED = {"accuracy": "right answers", "agreement": "agreement with dense", "score": "score x 100"}
+"""What a metric counts."""
 
 
 def right(found: Accuracy) -> str:
@@ -89,6 +94,13 @@ def right_change(dense: Accuracy, found: Accuracy) -> str:
         return f"score {dense.value:.4g} -> {found.value:.4g}"
     what = "agree with dense" if found.metric == "agreement" else "right"
     return f"{what}: {dense.correct:,.0f} -> {found.correct:,.0f} of {found.total:,} {found.split} images"
+
+
+def estimated(ratio: float, baseline: str = "dense", *, named: bool = False) -> str:
+    """The same of a ratio of times that no interval is known of; ``named``: a speed-up, too, says over what."""
+    if ratio <= 0.99:
+        return f"{times(1 / ratio)} faster" + (f" than {baseline}" if named else "")
+    return f"as fast as {baseline}" if ratio < 1.01 else f"{times(ratio)} the time of {baseline}"
 
 
 def speed(found: LatencyRatio) -> str:
@@ -136,12 +148,15 @@ def provenance(report: BuildReport) -> str:
     if report.provenance == "measured":
         where = host(report.receipt.host) if report.receipt else host(report.host)
         return f"Times on {report.target} are MEASURED, on this machine: {where}."
-    here = report.receipt.ratios[0] if report.receipt and report.receipt.ratios else None
-    measured = f" Measured on the machine that built (`{local}`): {speed(here)}." if here else ""
-    ratio = report.estimated_ratio
+    race, there = shipped.race(report), shipped.raced_there(report)
+    where = "there" if there else "on the machine that built"
+    measured = f" Measured {where} (`{local}`): {speed(race)}." if race else ""
     if report.provenance == "tabled":
         return f"Times on {report.target} are TABLED, measured earlier on a device of that kind.{measured}"
-    estimate = f"estimated {times(1 / ratio)} faster than dense; " if ratio else ""
+    if there:
+        return f"Times on {report.target} that the plan was made with are ESTIMATED; the race is not.{measured}"
+    ratio = report.estimated_ratio if report.shipped != "dense" else None
+    estimate = f"estimated {estimated(ratio, named=True)}; " if ratio else ""
     return (
         f"Times on {report.target} are ESTIMATED, not measured: {estimate}no board was asked."
         f"{measured} The bundle's runner decides on the board."
@@ -162,8 +177,11 @@ def rank(choice: Choice) -> str:
     return str(choice.rank) if choice.rank else "full"
 
 
-def verdict(candidate: Candidate, taken: Candidate, us: Mapping[str, float]) -> str:
-    """Why ``candidate`` was taken for its layer or left; ``us`` by candidate key."""
+def verdict(candidate: Candidate, taken: Candidate | None, us: Mapping[str, float]) -> str:
+    """Why ``candidate`` was taken for its layer or left; ``us`` by candidate key. Nothing where what was ``taken`` had no
+    price."""
+    if taken is None:
+        return ""
     if candidate.key == taken.key:
         return "taken"
     if (candidate.k_in, candidate.k_out) != (taken.k_in, taken.k_out):
@@ -180,12 +198,13 @@ def becomes(choice: Choice) -> str:
     return " ".join((choice.form, *size, *widths))
 
 
-def why(choice: Choice, offers: Mapping[int | None, tuple[float, float]]) -> str:
-    """Why a layer got its form. ``offers``: rank to (time over dense time, predicted loss) of the other candidates."""
+def why(choice: Choice, offers: Mapping[int | None, tuple[float, float]], narrower: bool = False) -> str:
+    """Why a layer got its form. ``offers``: rank to (time over dense time, predicted loss) of the pairs of its full width;
+    ``narrower``: narrower forms were on offer, too."""
     if choice.form != "dense":
-        return f"{times(choice.dense_us / choice.us)} faster" if choice.us else "chosen"
+        return estimated(choice.us / choice.dense_us) if choice.us and choice.dense_us else "chosen"
     if not offers:
-        return "nothing smaller was offered"
+        return "only narrower forms were offered, and its channels all stay" if narrower else "nothing smaller was offered"
     best_rank, (ratio, loss) = min(offers.items(), key=lambda offer: offer[1][0])
     if ratio >= 1:
         return f"every pair is slower (best: rank {best_rank}, {ratio:.2f}x the time)"

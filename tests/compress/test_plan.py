@@ -113,6 +113,16 @@ def test_a_budget_out_of_reach_gives_the_nearest_and_who_binds() -> None:
     assert "a (50%), b (33%)" in solution.note
 
 
+def test_an_estimated_budget_out_of_reach_is_told_as_shares() -> None:
+    candidates, prices = tables(TWO)
+    estimated = prices.model_copy(update={"provenance": "estimated"})
+    note = solve(candidates, estimated, budget_us=40.0).note
+    assert "a budget of 25 % of dense cannot be met: the nearest is 37.5 % of dense, " in note
+    assert " us" not in note
+    counted = solve(candidates, estimated, budget_us=1000.0, objective="macs").note
+    assert "a budget of 1000 multiply-adds cannot be met" in counted
+
+
 def test_counts_in_place_of_times() -> None:
     candidates, prices = tables(TWO)
     solution = solve(candidates, prices, budget_us=9800.0, objective="macs")

@@ -19,6 +19,8 @@ from fcn_builds import SMALL
 from google.protobuf.message import Message
 
 from lorita_deploy.bundle.manifest import check_bundle, unpack
+from lorita_deploy.pipeline.again import bench_again
+from lorita_deploy.records import Receipt
 
 ONNX_FILES = ("model.onnx", "compressed.onnx", "dense.onnx")
 REPORTS = ("plan.json", "report.json", "report.md", "report.html")
@@ -142,3 +144,15 @@ def write_weights(path: Path) -> None:
     from lorita_deploy.ports import find_model
 
     save_file(find_model("fcn").build(2, 28).state_dict(), path)
+
+
+def test_times_taken_again_are_of_the_machine_that_the_build_named(built, tmp_path):
+    folder = tmp_path / "build"
+    shutil.copytree(built[0], folder)
+    receipt = Receipt.load(folder / "receipt.json")
+    named = receipt.host.model_copy(update={"kind": "my-own-board"})
+    receipt.model_copy(update={"host": named}).save(folder / "receipt.json")
+    assert bench_again(folder)[0].host.kind == "my-own-board"
+    elsewhere = named.model_copy(update={"machine": "another"})
+    receipt.model_copy(update={"host": elsewhere}).save(folder / "receipt.json")
+    assert bench_again(folder)[0].host.kind == "cpu"

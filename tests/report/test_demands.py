@@ -51,3 +51,24 @@ def test_headlines(report, estimated):
     )
     dense = report.model_copy(update={"shipped": "dense"})
     assert headline(dense).startswith("ships the dense network")
+
+
+def test_a_headline_says_where_its_ratio_comes_from(estimated):
+    tabled = estimated.model_copy(update={"provenance": "tabled"})
+    assert headline(tabled).startswith("tabled 2.33x faster on jetson-orin-nano; cpu, measured: 2.05x faster")
+    slower = estimated.model_copy(update={"estimated_ratio": 1.087})
+    assert headline(slower).startswith("estimated 1.09x the time of dense on jetson-orin-nano;")
+
+
+def test_why_the_dense_network_ships(report):
+    def why(**changes):
+        plan = report.plan.model_copy(update=changes)
+        return headline(report.model_copy(update={"shipped": "dense", "plan": plan})).split(";")[0]
+
+    lossy = tuple(probe.model_copy(update={"accepted": False}) for probe in report.plan.probes)
+    assert why() == "ships the dense network: no compressed form was faster"
+    assert why(probes=lossy) == "ships the dense network: no compressed form was faster"
+    dense = report.plan.choices[1:]
+    assert why(choices=dense, probes=lossy) == "ships the dense network: every layer stays dense within the budget"
+    assert why(choices=dense) == "ships the dense network: no compressed form was faster"
+    assert why(choices=(), probes=()) == "ships the dense network: no layer can take another form"

@@ -64,3 +64,17 @@ def test_no_estimated_time_is_shown(estimated):
 
 def test_missed_demands_are_told(report):
     assert "**Missed:** asked for 3x" in render(report.model_copy(update={"missed": ("asked for 3x",)}))
+
+
+def test_names_that_others_chose_are_no_markup(report):
+    name = "a<script>alert(1)</script>|b\nc"
+    (first, *rest) = report.plan.choices
+    plan = report.plan.model_copy(update={"choices": (first.model_copy(update={"layer": name}), *rest), "notes": (name,)})
+    layers = tuple(layer.model_copy(update={"name": name}) for layer in report.collapsed.layers[:1])
+    collapsed = report.collapsed.model_copy(update={"layers": (*layers, *report.collapsed.layers[1:])})
+    text = render(report.model_copy(update={"plan": plan, "collapsed": collapsed}))
+    assert "<script>" not in text
+    assert "| a&lt;script>alert(1)&lt;/script>\\|b c |" in text
+    assert "* a&lt;script>alert(1)&lt;/script>|b c\n" in text
+    for rows in tables(text):
+        assert len({len(row) for row in rows}) == 1

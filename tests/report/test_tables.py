@@ -5,10 +5,12 @@ import io
 import pytest
 from rich.console import Console
 
-from lorita_deploy.records import GpuTimes
+from lorita_deploy.records import Accuracy, EpochRecord, GpuTimes, Prediction, Recipe, TrainRecord
 from lorita_deploy.report import facts, networks, page, proofs
 from lorita_deploy.report.distributions import size_rows
+from lorita_deploy.report.table import Table
 from lorita_deploy.report.terminal import render
+from lorita_deploy.report.tradeoff import tradeoff
 
 
 def column(table, name):
@@ -104,6 +106,64 @@ def test_summary(report):
     assert rows["median, cpu, measured"] == ("0.432 ms", "0.211 ms")
 
 
+def test_offers_of_a_layer_that_stays_dense_say_why(plan, prices, offered):
+    table = networks.offers(plan, "head", offered, prices)
+    assert column(table, "") == ["taken", "no faster, and loses more"]
+    assert table.note.endswith("every pair is slower (best: rank 8, 1.30x the time)")
+    narrow = offered[3].model_copy(update={"form": "narrow", "k_in": 32, "rank": None})
+    cheap = prices.times[3].model_copy(update={"candidate": narrow.key, "us": 3.0})
+    narrower = prices.model_copy(update={"times": (*prices.times[:3], cheap)})
+    table = networks.offers(plan, "head", (*offered[:3], narrow), narrower)
+    assert table.note.endswith("only narrower forms were offered, and its channels all stay")
+
+
+def test_what_was_not_on_offer_is_not_told_as_taken(plan, prices, offered):
+    edited = plan.choices[0].model_copy(update={"rank": 30})
+    changed = plan.model_copy(update={"choices": (edited, *plan.choices[1:])})
+    table = networks.offers(changed, "conv", offered, prices)
+    assert column(table, "") == ["", ""]
+    assert table.note.endswith("pair 30 was not on offer")
+
+
+def test_a_plan_that_was_raced_on_the_way_is_told_as_measured(report):
+    plan = report.plan
+    early = plan.probes[0].model_copy(update={"predicted_us": 33.0})
+    other = plan.probes[0].model_copy(update={"predicted_us": 30.0, "accepted": False})
+    raced = (Prediction(predicted_us=33.0, measured_us=52.6), Prediction(predicted_us=50.0, measured_us=52.6))
+    searched = plan.model_copy(update={"probes": (early, other), "predictions": raced})
+    table = networks.probes(searched)
+    assert column(table, "speed-up") == ["8.17x measured", "14.33x predicted"]
+    assert "13.03x predicted, 8.17x measured; 8.60x predicted, 8.17x measured" in table.note
+    assert "8.17x measured" in tradeoff(report.model_copy(update={"plan": searched}), 700.0)
+    assert column(networks.probes(plan), "speed-up") == ["2.30x predicted"]
+
+
+@pytest.mark.parametrize(("epochs", "told"), [(2, False), (4, True)])
+def test_what_may_be_kept_of_a_training_is_told(epochs, told):
+    found = [
+        EpochRecord(
+            epoch=number,
+            train_loss=1.0,
+            validation=Accuracy(metric="accuracy", split="validation", correct=5, total=9),
+            rank_fraction=1.0,
+            images_per_s=10.0,
+        )
+        for number in (1, 2)
+    ]
+    record = TrainRecord(
+        model="tiny",
+        data_sha256="d",
+        recipe=Recipe(epochs=epochs, batch_size=8, lr=0.1, weight_decay=0.0),
+        device="cpu",
+        factored=(),
+        left_alone=(),
+        epochs=tuple(found),
+        best_epoch=1,
+        weights_sha256="w",
+    )
+    assert ("last quarter" in networks.training(record).note) == told
+
+
 def test_where_fp32_ships_after_all_its_files_and_times_are_told(back_to_fp32):
     rows = {row[0]: row[1:] for row in facts.summary(back_to_fp32).rows}
     assert rows["file"] == ("2.00 MB", "0.700 MB")
@@ -126,3 +186,21 @@ def test_a_terminal_of_any_width_shows_every_cell(plan, collapsed, width):
     for row in table.rows:
         for cell in row:
             assert " ".join(cell.split()) in " ".join(shown.split()) or " " in cell, cell
+
+
+def test_a_name_longer_than_the_terminal_leaves_room_for_the_values():
+    name = "encoder.layers." * 6
+    table = Table("", ("layer", "form", ">us"), ((name, "pair 16", "123.4"), ("head", "dense", "5.6")))
+    file = io.StringIO()
+    Console(file=file, width=40).print(render(table, 40))
+    shown = file.getvalue()
+    assert max(map(len, shown.splitlines())) <= 40
+    for value in ("pair 16", "123.4", "dense", "5.6"):
+        assert value in shown, shown
+    assert name in "".join(shown.split())
+
+
+def test_ratios_of_a_thousand_and_more_are_written_out(report):
+    less = report.model_copy(update={"params": (12_345_678, 10_000)})
+    assert "÷ 1,230<" in page.render(less)
+    assert "e+03" not in page.render(less)

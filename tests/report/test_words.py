@@ -3,7 +3,7 @@
 import pytest
 
 from lorita_deploy.records import Accuracy, LatencyRatio
-from lorita_deploy.report import words
+from lorita_deploy.report import page, times, words
 
 
 def test_sizes_have_a_unit_that_suits_them():
@@ -37,6 +37,7 @@ def test_amounts():
     assert words.amount(14_714_688) == "14.7 M"
     assert words.amount(999) == "999"
     assert words.amount(313_201_664) == "313 M"
+    assert [words.amount(value) for value in (999_499, 999_999, 999_999_999)] == ["999 k", "1.00 M", "1.00 G"]
 
 
 def ratio(value, low, high):
@@ -47,6 +48,40 @@ def test_a_speed_up_is_claimed_only_where_the_interval_says_so():
     assert words.speed(ratio(0.5, 0.49, 0.51)) == "2.00x faster (95 % interval 1.96-2.04)"
     assert words.speed(ratio(0.97, 0.93, 1.01)) == "as fast as dense (95 % interval 0.99-1.08)"
     assert words.speed(ratio(1.2, 1.1, 1.3)) == "1.20x the time of dense (95 % interval 1.10-1.30)"
+
+
+def test_nothing_slower_is_called_faster():
+    shares = (0.5, 0.985, 0.995, 1.004, 1.09)
+    same = "as fast as dense"
+    assert [words.estimated(each) for each in shares] == ["2.00x faster", "1.02x faster", same, same, "1.09x the time of dense"]
+    assert words.estimated(0.5, named=True) == "2.00x faster than dense"
+
+
+def test_a_layer_that_became_slower_is_not_called_faster(plan):
+    slower = plan.choices[0].model_copy(update={"us": 400.0})
+    assert words.why(slower, {}) == "1.05x the time of dense"
+
+
+def test_an_estimate_that_is_no_gain_is_not_called_one(estimated):
+    slower = estimated.model_copy(update={"estimated_ratio": 1.087})
+    assert "estimated 1.09x the time of dense; no board was asked" in words.provenance(slower)
+    dense = estimated.model_copy(update={"shipped": "dense", "estimated_ratio": 1.0})
+    assert "ESTIMATED, not measured: no board was asked." in words.provenance(dense)
+
+
+def test_a_race_on_the_target_is_told_whatever_the_plan_was_made_with(estimated, report):
+    raced = estimated.model_copy(update={"estimated_ratio": None})
+    line = words.provenance(raced)
+    assert "no board was asked" not in line
+    assert "that the plan was made with are ESTIMATED; the race is not. Measured there (`cpu`): 2.05x faster" in line
+    assert "The times that the plan was made with: worked out" in page.render(raced)
+    tabled = report.model_copy(update={"provenance": "tabled"})
+    assert "Measured there (`cpu`): 2.05x faster" in words.provenance(tabled)
+
+
+def test_the_plans_times_are_measured_only_where_the_target_was_raced(report):
+    assert times.measured_us(report) is not None
+    assert times.measured_us(report.model_copy(update={"estimated_ratio": 0.5})) is None
 
 
 def test_accuracy_is_told_as_counts():
