@@ -104,6 +104,7 @@ def _account(build: Build, fidelity: FidelityReport) -> Account:
 def _missed(build: Build, report: BuildReport) -> Iterator[str]:
     """Demands that the measured times do not meet (or, where the target is not at hand, the plan's). A budget counts as missed
     when the whole interval lies beyond it; ``--require-speedup`` asks for proof."""
+    required, budget, race = build.options.require_speedup, report.plan.budget, ships_as.race(report)
     assert report.receipt is not None
     assert race is not None
     dense_ships = report.shipped == "dense"

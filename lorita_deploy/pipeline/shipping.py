@@ -79,7 +79,7 @@ def _run_export(build: Build) -> str:
     refused = any(note.startswith("would not load") for note in shipped.notes)
     fits = f"WOULD NOT LOAD on {build.target.spelled} (see: targets check)" if refused else f"for {build.target.spelled}"
     kept = f", {len(shipped.kept_fp32)} nodes kept in fp32" if shipped.kept_fp32 else ""
-    return f"{form}{kept}, {_size(shipped)} (dense {_size(dense)}), {fits}"
+    return f"{form}{kept}, {words.size(shipped.size_bytes)} (dense {words.size(dense.size_bytes)}), {fits}"
 
 
 def golden_inputs(build: Build) -> tuple[Any, ...]:
@@ -96,11 +96,6 @@ def reference_outputs(build: Build, module: nn.Module) -> list[np.ndarray[Any, A
         found = module(*(tensor.cpu() for tensor in golden_inputs(build)))
     module.to(build.device)
     return [value.numpy() for value in flatten(found)]
-
-
-def _size(artifact: Artifact) -> str:
-    count = artifact.size_bytes
-    return f"{count / 1e6:.3g} MB" if count >= 1e5 else f"{count / 1e3:.3g} kB"
 
 
 # ---------------------------------------------------------------------------------------------- verify
@@ -269,7 +264,7 @@ def _run_bundle(build: Build) -> str:
     )
     packed = pack(folder, build.folder / "bundle.tar.gz")
     report = write_report(build)
-    return f"{packed.name}, {packed.stat().st_size / 1e6:.3g} MB; {report.headline}"
+    return f"{packed.name}, {words.size(packed.stat().st_size)}; {report.headline}"
 
 
 GOLDEN_FILES = ("golden/inputs.npz", *(f"golden/outputs-{role}.npz" for role in ROLES))

@@ -14,6 +14,7 @@ from ..errors import BadCheckpoint, LoritaDeployError, TrainingWarning
 from ..measure.accuracy import accuracy
 from ..networks import TrainedNetwork, evaluating, first_pass, load_weights, read_weights, save_weights, survey, weights_digest
 from ..records import Accuracy, CollapsedRecord, Layer, TrainingForecast
+from ..report import words
 from .context import EVALUATION_BATCH, Build, Stage
 from .folder import key_of, program, sha256_of
 from .given import source_given
@@ -244,7 +245,9 @@ def _run_collapse(build: Build) -> str:
         weights_sha256=digest,
     )
     record.save(build.folder / "collapsed.json")
-    return f"{record.params:,} parameters, {record.macs / 1e6:,.1f} M MACs, {len(layers)} layers; {percent(record.accuracy[0])}"
+    return (
+        f"{record.params:,} parameters, {words.amount(record.macs)} MACs, {len(layers)} layers; {percent(record.accuracy[0])}"
+    )
 
 
 def load_plain_weights(module: nn.Module, path: Path, form: str = "plain") -> None:
