@@ -14,6 +14,7 @@ from ..memory import memory_is_full
 from ..ports import find_model
 from ..records import BuildReport
 from ..train import processes
+from .collapsing import COLLAPSE
 from .compressing import CALIBRATE, COMPRESS, PLAN
 from .context import Build, Stage, Watch
 from .data import DATA
@@ -23,7 +24,7 @@ from .precision import PRECISION
 from .preflight import preflight
 from .pricing import PRICE
 from .shipping import BENCH, BUNDLE, EXPORT, VERIFY
-from .training import COLLAPSE, TRAIN, fit
+from .training import TRAIN, fit
 
 if TYPE_CHECKING:
     from torch import nn

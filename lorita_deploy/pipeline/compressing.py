@@ -11,13 +11,13 @@ from ..compress.calibrate import calibrate
 from ..compress.feeding import on_device_of
 from ..networks import save_weights, survey
 from ..records import CompressedRecord
+from ..report import words
 from .calibrated import CALIBRATION, calibrated_on, calibration_key
 from .context import Build, Stage
 from .fed_back import given_plan
 from .folder import sha256_of
 from .planning import searched_plan
 from .recovery import let_go_of_others, recover
-from .training import percent
 
 if TYPE_CHECKING:
     from torch import nn
@@ -119,7 +119,7 @@ def _run_compress(build: Build) -> str:
     record.save(build.folder / "compressed.json")
     dense = build.collapsed
     fewer = f", {dense.macs / macs:.2f}x fewer MACs" if macs else ""  # none are counted where no layer can be replaced
-    return f"{dense.params / params:.2f}x fewer parameters{fewer}; {percent(found)}"
+    return f"{dense.params / params:.2f}x fewer parameters{fewer}; {words.percent(found)}"
 
 
 def _size(build: Build, module: nn.Module) -> tuple[int, int]:

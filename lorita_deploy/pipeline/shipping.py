@@ -24,7 +24,6 @@ from .folder import sha256_of
 from .ladder import make_ladder
 from .races import kept_race
 from .reporting import write_report
-from .training import percent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -144,7 +143,7 @@ def _run_verify(build: Build) -> str:
     report.save(build.folder / "fidelity.json")
     require_passed(checks, build.folder.path)
     worst = max(check.max_rel for check in checks)
-    right = percent(accuracies["compressed"]) if accuracies else "not judged"
+    right = words.percent(accuracies["compressed"]) if accuracies else "not judged"
     return f"largest relative difference {worst:.1e} (tolerance {TOLERANCES[build.precision]:g}); {right}"
 
 

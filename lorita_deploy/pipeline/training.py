@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BadCheckpoint, LoritaDeployError, TrainingWarning
+from ..errors import LoritaDeployError, TrainingWarning
 from ..measure.accuracy import accuracy
-from ..networks import TrainedNetwork, evaluating, first_pass, load_weights, read_weights, save_weights, survey, weights_digest
-from ..records import Accuracy, CollapsedRecord, Layer, TrainingForecast
+from ..networks import TrainedNetwork, evaluating, first_pass, save_weights
+from ..records import Accuracy, TrainingForecast
 from ..report import words
 from .context import EVALUATION_BATCH, Build, Stage
 from .folder import key_of, program, sha256_of
@@ -21,9 +21,10 @@ from .given import source_given
 from .options import BuildOptions
 from .preflight import preflight
 from .watch import Watch
+from .weights import load_plain_weights
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 # ---------------------------------------------------------------------------------------------- train
 
@@ -59,7 +60,8 @@ def _run_train(build: Build) -> str:
     save_weights(trained.module, build.folder / "trained.safetensors")
     given = {"started_from": _digest(build.checkpoint), "teacher": _digest(build.options.teacher)}
     trained.record.model_copy(update=given).save(build.folder / "trained.json")
-    return f"{percent(trained.record.best.validation)}, best epoch {trained.record.best_epoch} of {len(trained.record.epochs)}"
+    epochs = f"best epoch {trained.record.best_epoch} of {len(trained.record.epochs)}"
+    return f"{words.percent(trained.record.best.validation)}, {epochs}"
 
 
 def _forget_state(build: Build) -> None:
@@ -180,124 +182,4 @@ def _train_outputs(build: Build) -> tuple[str, ...]:
     return TRAINED if build.trains else ()
 
 
-# ---------------------------------------------------------------------------------------------- collapse
-
-
-def _collapse_key(build: Build) -> dict[str, Any]:
-    options = build.options
-    given = None
-    if build.own_model is not None:
-        given = weights_digest(build.own_model)
-    elif not build.trains:
-        given = sha256_of(build.checkpoint) if build.checkpoint else None
-    return {
-        "model": options.model,
-        "given": (given, options.checkpoint_format),
-        "trained": build.trains and sha256_of(build.folder / "trained.safetensors"),
-        "data": build.data.content_sha256,
-        "shape": None if build.own_task else build.shape,
-        "classes": None if build.own_task else build.classes,
-        "seed": options.seed,
-        **source_given(build),
-    }
-
-
-def _run_collapse(build: Build) -> str:
-    import torch
-
-    from ..compress.opening import open_attention
-    from ..compress.replaceable import irreplaceable
-    from ..compress.spectrum import spectra
-    from ..train.composition import collapse
-
-    module = build.blank()
-    if build.trains:
-        path = build.folder / "trained.safetensors"
-        _load_as_trained(module, path, read_weights(path))
-    elif build.checkpoint:
-        load_plain_weights(module, build.checkpoint, build.options.checkpoint_format)
-    elif build.own_model is None:
-        build.watch.note("no --checkpoint was given: the weights are random")
-    module.eval()
-    examples = build.task.examples
-    with evaluating(module), torch.inference_mode():
-        before = module(*examples)
-        collapse(module)
-        after = module(*examples)
-    found = survey(module, examples)
-    closed = open_attention(module, examples).left_alone  # what could be opened is open
-    left_alone = (*closed, *found.left_alone, *irreplaceable(module, examples, found.geometries))
-    names = [name for name in found.geometries if name not in {each.layer for each in left_alone}]
-    spectrum = spectra(module, names)
-    digest = save_weights(module, build.folder / "collapsed.safetensors")
-    module.to(build.device)
-    layers = tuple(Layer(name=name, geometry=found.geometries[name], group=name, spectrum=spectrum[name]) for name in names)
-    record = CollapsedRecord(
-        model=build.options.model,
-        classes=0 if build.own_task else build.classes,
-        input_shapes=tuple(tuple(example.shape[1:]) for example in examples),
-        layers=layers,
-        left_alone=left_alone,
-        params=sum(parameter.numel() for parameter in module.parameters()),
-        macs=found.macs,
-        collapse_error=_relative_difference(before, after),
-        accuracy=(build.task.evaluate(module),),
-        weights_sha256=digest,
-    )
-    record.save(build.folder / "collapsed.json")
-    return (
-        f"{record.params:,} parameters, {words.amount(record.macs)} MACs, {len(layers)} layers; {percent(record.accuracy[0])}"
-    )
-
-
-def load_plain_weights(module: nn.Module, path: Path, form: str = "plain") -> None:
-    """Load a checkpoint of the plain network, its attentions open or not and its weights factored or not, or one of a LoRITa
-    training (its state between epochs, too), which is collapsed; ``form`` as in `BuildOptions.checkpoint_format`.
-
-    Raises `BadCheckpoint`.
-    """
-    from ..compress.opening import opened_weights
-    from ..train.checkpoint import weights_in
-    from ..train.composition import collapse
-    from ..train.factored import multiplied_out
-    from ..train.published import read_published
-
-    read = multiplied_out(weights_in(read_weights(path)), where=path) if form == "plain" else read_published(path)
-    _load_as_trained(module, path, opened_weights(module, read))
-    collapse(module)
-
-
-def _load_as_trained(module: nn.Module, path: Path, tensors: dict[str, Tensor]) -> None:
-    """Give the plain ``module`` the structure that ``tensors``, read from ``path``, were trained in, and load them."""
-    from ..train.structure import shapes_of, structure_like
-
-    load_weights(structure_like(module, shapes_of(tensors)), path, tensors)
-
-
-def _relative_difference(before: Any, after: Any) -> float:
-    """Largest difference over the largest output; of the first output where there are several."""
-    import torch
-
-    if not isinstance(before, torch.Tensor):
-        before, after = (
-            next(iter(before.values() if isinstance(before, dict) else before)),
-            next(iter(after.values() if isinstance(after, dict) else after)),
-        )
-    largest = float(before.abs().max())
-    difference = float((before - after).abs().max())
-    if not difference < float("inf") or not largest < float("inf"):
-        raise BadCheckpoint(
-            "the network's outputs are not finite on a real input", fix="use other weights or check --input-size"
-        )
-    return difference / largest if largest else difference
-
-
-def percent(found: Accuracy) -> str:
-    if found.metric == "score":
-        return f"score {found.value:.4g}"
-    what = "agreement" if found.metric == "agreement" else "right"
-    return f"{100 * found.value:.2f} % {what} of {found.total:,} {found.split} images"
-
-
 TRAIN = Stage("train", _train_outputs, _train_key, _run_train, _forget_state)
-COLLAPSE = Stage("collapse", lambda build: ("collapsed.json", "collapsed.safetensors"), _collapse_key, _run_collapse)

@@ -209,3 +209,10 @@ def why(choice: Choice, offers: Mapping[int | None, tuple[float, float]], narrow
     if ratio >= 1:
         return f"every pair is slower (best: rank {best_rank}, {ratio:.2f}x the time)"
     return f"faster pairs lose too much (rank {best_rank}: {ratio:.2f}x the time, predicted loss {number(loss, 2)})"
+
+
+def percent(found: Accuracy) -> str:
+    if found.metric == "score":
+        return f"score {found.value:.4g}"
+    what = "agreement" if found.metric == "agreement" else "right"
+    return f"{100 * found.value:.2f} % {what} of {found.total:,} {found.split} images"

@@ -8,7 +8,7 @@ from torch import nn
 
 from lorita_deploy.networks import load_weights, save_weights, survey
 from lorita_deploy.pipeline import build, make_options
-from lorita_deploy.pipeline.training import load_plain_weights
+from lorita_deploy.pipeline.weights import load_plain_weights
 from lorita_deploy.ports import Task
 from lorita_deploy.records import Accuracy, CollapsedRecord
 

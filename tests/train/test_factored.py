@@ -11,7 +11,7 @@ from torch import nn
 
 from lorita_deploy.errors import BadCheckpoint
 from lorita_deploy.networks import read_weights
-from lorita_deploy.pipeline.training import load_plain_weights
+from lorita_deploy.pipeline.weights import load_plain_weights
 from lorita_deploy.train.factored import multiplied_out, save_factored
 
 
