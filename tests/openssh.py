@@ -13,6 +13,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
@@ -63,6 +65,17 @@ class Sshd:
         """What the client takes for the server's key."""
         key = f"[127.0.0.1]:{self.port} {public_key.read_text()}" if public_key else ""
         (self.folder / "known_hosts").write_text(key)
+
+    @contextmanager
+    def letting_in_by(self, options: str) -> Iterator[None]:
+        """For a while, the user's key is let in with these options of authorized_keys."""
+        keys = self.folder / "authorized_keys"
+        plain = keys.read_text()
+        keys.write_text(options + plain)
+        try:
+            yield
+        finally:
+            keys.write_text(plain)
 
     @property
     def environment(self) -> dict[str, str]:

@@ -37,9 +37,18 @@ OPTIONS = {
     "ForwardX11": "no",
     "ClearAllForwardings": "yes",
     "PermitLocalCommand": "no",
+    "ControlPersist": "no",
+    "RemoteCommand": "none",
     "LogLevel": "ERROR",
 }
+"""What must not be left to ~/.ssh/config."""
+SINCE_8_7 = {"StdinNull": "no", "ForkAfterAuthentication": "no", "SessionType": "default"}
+"""Likewise; a client that is older takes none of them, from nowhere."""
 READY = "lorita-deploy-is-connected"
+LAST_WORDS_S = 2
+"""How long a connection that has closed its output may take to say why."""
+LONGEST_SOCKET_FOLDER = 60
+"""The system ends a socket's path at about 100 characters, and ssh adds some of its own."""
 NO_ROOM = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EFBIG", "ENOMEM")
 NO_PLACE = ("ENOENT", "ENOTDIR", "ENAMETOOLONG", "ELOOP", "EEXIST", "EISDIR", "EINVAL")
 """What making a folder fails with where none can be."""
@@ -55,7 +64,7 @@ class Connection:
     def __init__(self, address: Address) -> None:
         self.address = address
         self.master: subprocess.Popen[str] | None = None
-        self.sockets = tempfile.mkdtemp(prefix="lorita-")  # only we may enter it
+        self.sockets = tempfile.mkdtemp(prefix="lorita-", dir=_place_for_sockets())  # only we may enter it
         weakref.finalize(self, shutil.rmtree, self.sockets, True)
 
     def request(self, verb: str, *, timeout_s: float, contents: Iterable[Path] = (), **more: Any) -> dict[str, Any]:
@@ -69,7 +78,8 @@ class Connection:
         python = _shell_word(self.address.python or "python3")
         start = f"{python} -c 'import sys;exec(sys.stdin.buffer.read({len(program)}))'"
         question = json.dumps({"verb": verb, **folder, **more}).encode() + b"\n"
-        ssh = [*self._ssh("-S", f"{self.sockets}/s"), start]
+        # Should the master be gone, a session that connects anew is not to become one.
+        ssh = [*self._ssh("-S", f"{self.sockets}/s", "-o", "ControlMaster=no"), start]
         code, out, err = _talk(ssh, [program, question], contents, timeout_s)
         reply = next((line for line in reversed(out.splitlines()) if line.startswith("lorita-deploy:")), None)
         if reply is None:
@@ -95,7 +105,8 @@ class Connection:
         if self.master is not None and self.master.poll() is None:
             return
         Path(self.sockets, "s").unlink(missing_ok=True)  # a master that was killed left it behind
-        command = [*self._ssh("-M", "-S", f"{self.sockets}/s"), f"echo {READY}; exec cat >/dev/null"]
+        # The first echo ends a line that a login script has begun, such as a window's title.
+        command = [*self._ssh("-M", "-S", f"{self.sockets}/s"), f"echo; echo {READY}; exec cat >/dev/null"]
         try:
             self.master = subprocess.Popen(command, text=True, errors="replace", **_alone())
         except FileNotFoundError as error:
@@ -107,12 +118,22 @@ class Connection:
         connected = any(line.strip() == READY for line in self.master.stdout)
         watchdog.cancel()
         if not connected:
-            _, err = self.master.communicate()
-            code, self.master = self.master.returncode, None
-            raise self._failure(code, err, 4 * CONNECT_S)
+            master, self.master = self.master, None
+            try:
+                _, err = master.communicate(timeout=LAST_WORDS_S)
+            except subprocess.TimeoutExpired:
+                master.kill()
+                master.communicate()
+                raise DeviceUnreachable(
+                    "it lets us in, and runs no command",
+                    where=self.address,
+                    fix=f"a forced command in the way? this should say hello: {self.address.command_line} echo hello",
+                ) from None
+            raise self._failure(master.returncode, err, 4 * CONNECT_S)
 
     def _ssh(self, *more: str) -> list[str]:
-        options = [word for key, value in OPTIONS.items() for word in ("-o", f"{key}={value}")]
+        known = OPTIONS | (SINCE_8_7 if _version_of_ssh() >= (8, 7) else {})
+        options = [word for key, value in known.items() for word in ("-o", f"{key}={value}")]
         port = ["-p", str(self.address.port)] if self.address.port else []
         user = ["-l", self.address.user] if self.address.user else []
         return ["ssh", "-T", *more, *options, *port, *user, "--", self.address.host]
@@ -206,6 +227,23 @@ def _alone() -> dict[str, Any]:
     of reach of Ctrl-C, so that the device can still be told."""
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return {**pipes, "start_new_session": True, "env": {**os.environ, "SSH_ASKPASS_REQUIRE": "never"}}
+
+
+@cache
+def _version_of_ssh() -> tuple[int, int]:
+    """Of the client here; (0, 0) where it cannot be told."""
+    try:
+        said = subprocess.run(["ssh", "-V"], capture_output=True, text=True, errors="replace", timeout=CONNECT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0, 0
+    found = re.search(r"OpenSSH_\D*(\d+)\.(\d+)", said.stderr)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _place_for_sockets() -> str | None:
+    """Where temporary files go, unless ssh cannot have a socket there: its name would be too long, or not be taken as it is."""
+    usual = tempfile.gettempdir()
+    return "/tmp" if len(os.fsencode(usual)) > LONGEST_SOCKET_FOLDER or set(usual) & set("%$") else None
 
 
 @cache

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -15,9 +16,9 @@ import pytest
 from openssh import children
 from small_onnx import write_small_onnx
 
-from lorita_deploy.devices import ssh as ssh_module
+from lorita_deploy.devices import connection as connection_module, ssh as ssh_module
 from lorita_deploy.devices.address import find_device
-from lorita_deploy.devices.connection import _shell_word
+from lorita_deploy.devices.connection import SINCE_8_7, _shell_word, _talk, _version_of_ssh
 from lorita_deploy.errors import (
     BadArtifact,
     DeviceBusy,
@@ -175,6 +176,62 @@ def test_a_jump_host_of_the_configuration_is_honoured(client, work, there):
     assert device.look.folder == str(there)
     device.connection.close()
     assert (client.folder / "log").read_text().count("Accepted publickey") == before + 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "ControlMaster auto\n  ControlPath {folder}/shared\n  ControlPersist yes",
+        "RemoteCommand tmux",
+        "StdinNull yes",
+        "ForkAfterAuthentication yes",
+        "SessionType none",
+    ],
+    ids=lambda settings: settings.split()[0],
+)
+def test_what_people_set_for_their_own_sessions_changes_nothing(client, there, settings):
+    if settings.split()[0] in SINCE_8_7 and _version_of_ssh() < (8, 7):
+        pytest.skip("this client does not know the setting")
+    client.configure(f"Host *\n  {settings.format(folder=client.folder)}\n")
+    device = find_device(client.address(there))
+    assert device.look.folder == str(there)
+    assert device.connection.master.poll() is None, "ours to end"
+    device.connection.master.kill()
+    device.connection.master.wait()
+    assert device.connection.request("look", timeout_s=30)["folder"] == str(there)
+    device.connection.close()
+    until(lambda: not children(client.process.pid), 10.0)
+    assert not (client.folder / "shared").exists(), "no master of theirs is left behind"
+
+
+def test_a_session_that_connects_anew_leaves_no_master(client, there, monkeypatch):
+    """As it does when the master is lost just before a request."""
+    client.configure("Host *\n  ControlMaster auto\n")
+    device = find_device(client.address(there))
+    monkeypatch.setattr(device.connection, "_connect", lambda: None)
+    asked = []
+    monkeypatch.setattr(connection_module, "_talk", lambda ssh, *more: asked.append(ssh) or _talk(ssh, *more))
+    assert device.look.folder == str(there)
+    assert asked[0][asked[0].index("ControlMaster=no") - 1] == "-o"
+    until(lambda: not children(client.process.pid), 10.0)
+
+
+def test_a_login_script_that_ends_no_line(client, there):
+    """Such as one that sets the title of the window."""
+    forced = """command="printf '\\\\033]0;orin\\\\007'; eval \\"$SSH_ORIGINAL_COMMAND\\"" """
+    with client.letting_in_by(forced):
+        device = find_device(client.address(there))
+        assert device.look.folder == str(there)
+        device.connection.close()
+
+
+@pytest.mark.parametrize("folder", ["a" * 90, "50%", "${USER}"])
+def test_temporary_files_where_no_socket_can_be(client, there, tmp_path, monkeypatch, folder):
+    (tmp_path / folder).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / folder))
+    device = find_device(client.address(there))
+    assert device.look.folder == str(there)
+    device.connection.close()
 
 
 # ---------------------------------------------------------------------------------------------- broken connections
@@ -396,6 +453,14 @@ def test_a_key_that_is_not_let_in(client, there):
         (client.folder / "aside").rename(client.folder / "authorized_keys")
     assert "does not let us in" in error.what
     assert "ssh-copy-id" in str(error.fix)
+
+
+def test_a_device_that_lets_us_in_and_runs_nothing(client, there, monkeypatch):
+    monkeypatch.setattr(connection_module, "LAST_WORDS_S", 0.2)
+    with client.letting_in_by('command="exec sleep 100 >/dev/null 2>/dev/null" '):
+        error = refusal(client.address(there))
+    assert "runs no command" in error.what
+    assert "echo hello" in str(error.fix)
 
 
 @pytest.mark.slow
