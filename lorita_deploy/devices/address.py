@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 FORM = "ssh://user@host:port?python=/path/to/python&folder=/path (all but the host may be left out)"
 
 
-_ADDRESS = r"ssh://(?:(?P<user>[^@/?]*)@)?(?P<host>\[[^\]]+\]|[^@:/?\[\]]+)(?::(?P<port>\d*))?/?(?:\?(?P<query>.*))?"
+_ADDRESS = r"ssh://(?:(?P<user>[^/?]*)@)?(?P<host>\[[^\]]+\]|[^@:/?\[\]]+)(?::(?P<port>[0-9]{0,5}))?/?(?:\?(?P<query>.*))?"
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,18 @@ def find_device(text: str) -> Device:
 
         return SshDevice(parse(text))
     hint = "where torch computes is said with --torch-device" if text in ("auto", "cpu", "cuda") else f"write {FORM}"
-    raise UnknownName("device", text, ("local", "ssh://user@host"), fix=hint)
+    raise UnknownName("device", _masked(text), ("local", "ssh://user@host"), fix=hint)
 
 
 def parse(text: str) -> Address:
     """Raises `LoritaDeployError` for anything that is not of the form `FORM`, passwords above all."""
     found = re.fullmatch(_ADDRESS, text)
+    # A password may hold any character, also those that end the part of an address it stands in.
+    if re.match(r"ssh://[^/?@\[]*:.*@", text) and (found is None or ":" in (found["user"] or "")):
+        raise LoritaDeployError("an address holds no password", where=_masked(text), fix="use a key: ssh-copy-id user@host")
     if found is None:
         raise _malformed(text, "this is not the address of a device")
     user, host, port = found["user"], unquote(found["host"].strip("[]")), found["port"]
-    if user is not None and ":" in user:
-        raise LoritaDeployError(
-            "an address holds no password", where=re.sub(r":[^:@/]*@", ":...@", text), fix="use a key: ssh-copy-id user@host"
-        )
     # A leading dash would be an option to ssh, and a shell may see either.
     if not re.fullmatch(r"[\w.:%][\w.:%-]*", host) or not re.fullmatch(r"[\w.][\w.@\\-]*", user or "x"):
         raise _malformed(text, "the user or the host has characters that no name has")
@@ -72,6 +71,8 @@ def parse(text: str) -> Address:
         raise _malformed(text, f"there is no port {port!r}")
     more = dict(parse_qsl((found["query"] or "").replace("+", "%2B"), keep_blank_values=True))
     strange = [key for key in more if key not in ("python", "folder")]
+    if strange and "@" in text.partition("?")[2]:  # what follows may be the rest of a password
+        raise _malformed(text, "there is a setting that no device has")
     if strange:
         raise UnknownName("setting of a device", strange[0], ("python", "folder"), fix=f"write {FORM}")
     if any(not value or not value.isprintable() for value in more.values()):
@@ -80,4 +81,9 @@ def parse(text: str) -> Address:
 
 
 def _malformed(text: str, what: str) -> LoritaDeployError:
-    return LoritaDeployError(what, where=f"--device {text}", fix=f"write {FORM}")
+    return LoritaDeployError(what, where=f"--device {_masked(text)}", fix=f"write {FORM}")
+
+
+def _masked(text: str) -> str:
+    """``text`` without what may be a password: from the first colon after the scheme to the last ``@``."""
+    return re.sub(r":(?!//).*@", ":...@", text, flags=re.DOTALL)
