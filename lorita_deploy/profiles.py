@@ -17,6 +17,8 @@ from .errors import BadTarget
 from .records import Part, first_wrong
 from .records.toml import read_toml
 
+FROM_THE_PROFILE = ("opset", "opset_max", "ir_version", "ir_version_max")
+"""Limits that a board's software stack fixes, not the board."""
 DATA = Path(str(resources.files(__package__) / "targets"))
 
 
@@ -57,6 +59,32 @@ def all_profiles() -> dict[str, Profile]:
         name: _checked(Profile, {"name": name, **body}, name)
         for name, body in _toml(DATA / "profiles" / "jetpack.toml").items()
     }
+
+
+def with_default_profile(body: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The content of a target file, with what its default profile fixes filled in. Raises `BadTarget`."""
+    if "profile" in body:
+        raise BadTarget(
+            "profile: not an entry of target files", where=path, fix="write default_profile; others are picked as board@profile"
+        )
+    names, default, limits = body.get("profiles", ()), body.get("default_profile"), body.get("limits", {})
+    if not names and default is None:
+        return body
+    if not isinstance(limits, dict) or not isinstance(names, tuple):
+        return body  # said by the checks of the model
+    unknown = [name for name in names if not isinstance(name, str) or name not in all_profiles()]
+    if unknown:
+        raise BadTarget(f"profiles: not known: {unknown[0]!r}", where=path, fix=f"known: {', '.join(all_profiles())}")
+    if not isinstance(default, str) or default not in names:
+        raise BadTarget(
+            f"default_profile: {default!r} is not among the profiles", where=path, fix=f"one of: {', '.join(names)}"
+        )
+    twice = [key for key in FROM_THE_PROFILE if key in limits]
+    if twice:
+        raise BadTarget(f"limits.{twice[0]}: the profile says it", where=path, fix="leave it out, or leave out the profiles")
+    profile = all_profiles()[default]
+    fixed = {key: getattr(profile, key) for key in FROM_THE_PROFILE}
+    return {**body, "limits": {**limits, **fixed}, "profile": profile}
 
 
 def profile_of_l4t(release: str) -> Profile | None:

@@ -14,17 +14,22 @@ from functools import cache
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
+from pydantic import Field
 
 from .errors import BadTarget, UnknownName
-from .profiles import Profile, all_profiles
-from .records import Host, Part, Precision, first_wrong
+from .profiles import FROM_THE_PROFILE, Profile, all_profiles, with_default_profile
+from .records import Host, Part, Positive, Precision, first_wrong
 from .records.toml import read_toml
 
-FROM_THE_PROFILE = ("opset", "opset_max", "ir_version", "ir_version_max")
-"""Limits that a board's software stack fixes, not the board."""
+COMPARE = "compare: lorita-deploy targets show cpu --json"
+SAME_MODULE = 0.7
+"""Systems see less than the data sheet's memory, by what firmware and GPU keep; the next smaller module has half of it."""
+
+
+Count = Annotated[int, Field(ge=1)]
 
 
 class Limits(Part):
@@ -38,12 +43,12 @@ class Limits(Part):
     precisions: tuple[Precision, ...]
     rank_multiple: dict[Precision, int]
     """Ranks and widths offered are multiples of this."""
-    memory_bytes: int | None = None
+    memory_bytes: Count | None = None
     ir_version_max: int | None = None
     """Newest ONNX IR version that is read; None: not known beyond the one written."""
     compute_capability: str | None = None
     """Of an NVIDIA GPU: engines built for another one do not run."""
-    dla: int = 0
+    dla: Annotated[int, Field(ge=0)] = 0
     """Deep-learning accelerators on the board (whether the software can use them, its profile says)."""
 
 
@@ -58,19 +63,21 @@ class Identify(Part):
     """Part of /proc/device-tree/model."""
     cuda: bool = False
     """Any machine with a CUDA device."""
+    any_memory: bool = False
+    """It is sold with less memory than the limits say, too, and is the same target then."""
 
 
 class Roofline(Part):
     """Parameters of the time estimate, see measure/roofline.py for the formula."""
 
-    gflops: dict[Precision, float]
+    gflops: dict[Precision, Positive]
     """Peak multiply-add rate, counting two operations each, in 1e9 per second."""
-    bandwidth_gb_s: float
-    launch_us: float
+    bandwidth_gb_s: Positive
+    launch_us: Annotated[float, Field(ge=0)]
     """Fixed cost of one kernel."""
-    align: dict[Precision, int]
+    align: dict[Precision, Count]
     """Channel counts are rounded up to multiples of this."""
-    parallel: int
+    parallel: Count
     """Multiply-adds in flight needed to reach the peak: smaller layers run at a proportional share of it."""
 
 
@@ -81,7 +88,7 @@ class Target(Part):
     title: str
     aliases: tuple[str, ...] = ()
     runtime: Literal["onnxruntime", "tensorrt", "torch-cuda"]
-    exporters: tuple[str, ...]
+    exporters: Annotated[tuple[str, ...], Field(min_length=1)]
     limits: Limits
     identify: Identify
     roofline: Roofline
@@ -100,17 +107,13 @@ class Target(Part):
 
     def ir_version_for(self, opset: int) -> int:
         """The target's own; for a newer opset than it is usually given, the least IR version that this opset needs."""
-        if opset <= self.limits.opset:
-            return self.limits.ir_version
-        import onnx
-
-        return max(self.limits.ir_version, int(onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])))
+        return self.limits.ir_version if opset <= self.limits.opset else max(self.limits.ir_version, _least_ir_version(opset))
 
 
 def load_target(name: str) -> Target:
     """The target ``name``, ``name@profile``, or the one in the file ``name``. Raises `UnknownName`, `BadTarget`."""
     if name.endswith(".toml") or os.sep in name:
-        return read_target(Path(name))
+        return _with_its_ir_version(read_target(Path(name)), name)
     board, _, profile = name.partition("@")
     known = all_targets()
     for target in known:
@@ -142,44 +145,18 @@ def all_targets() -> tuple[Target, ...]:
 
 def read_target(path: Path) -> Target:
     """Read and check one target file; a board with profiles gets its default one. Raises `BadTarget`."""
-    body = read_toml(path, BadTarget, fix="compare: lorita-deploy targets show cpu --json")
-    body = _with_default_profile(_tuples(body), path)
+    body = read_toml(path, BadTarget, fix=COMPARE)
+    body = with_default_profile(_tuples(body), path)
     try:
         target = Target.model_validate(body)
     except pydantic.ValidationError as error:
         key, why = first_wrong(error)
-        raise BadTarget(f"{key}: {why}", where=path, fix="compare: lorita-deploy targets show cpu --json") from error
+        raise BadTarget(f"{key}: {why}", where=path, fix=COMPARE) from error
     unsourced = [table for table in ("limits", "roofline") if table not in target.source]
     if unsourced:
         raise BadTarget(f"no source is given for: {', '.join(unsourced)}", where=path, fix="add the lines under [source]")
     _check_limits(target, path)
     return target
-
-
-def _with_default_profile(body: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The file's content with what its default profile fixes filled in."""
-    if "profile" in body:
-        raise BadTarget(
-            "profile: not an entry of target files", where=path, fix="write default_profile; others are picked as board@profile"
-        )
-    names, default, limits = body.get("profiles", ()), body.get("default_profile"), body.get("limits", {})
-    if not names and default is None:
-        return body
-    if not isinstance(limits, dict) or not isinstance(names, tuple):
-        return body  # said by the checks of the model
-    unknown = [name for name in names if not isinstance(name, str) or name not in all_profiles()]
-    if unknown:
-        raise BadTarget(f"profiles: not known: {unknown[0]!r}", where=path, fix=f"known: {', '.join(all_profiles())}")
-    if not isinstance(default, str) or default not in names:
-        raise BadTarget(
-            f"default_profile: {default!r} is not among the profiles", where=path, fix=f"one of: {', '.join(names)}"
-        )
-    twice = [key for key in FROM_THE_PROFILE if key in limits]
-    if twice:
-        raise BadTarget(f"limits.{twice[0]}: the profile says it", where=path, fix="leave it out, or leave out the profiles")
-    profile = all_profiles()[default]
-    fixed = {key: getattr(profile, key) for key in FROM_THE_PROFILE}
-    return {**body, "limits": {**limits, **fixed}, "profile": profile}
 
 
 def _check_limits(target: Target, path: Path) -> None:
@@ -197,7 +174,21 @@ def _check_limits(target: Target, path: Path) -> None:
     elif not set(limits.precisions) <= target.roofline.gflops.keys():
         wrong = "roofline.gflops: a rate is missing for one of limits.precisions"
     if wrong:
-        raise BadTarget(wrong, where=path, fix="compare: lorita-deploy targets show cpu --json")
+        raise BadTarget(wrong, where=path, fix=COMPARE)
+
+
+def _with_its_ir_version(target: Target, path: str) -> Target:
+    """Asked of people's own files only, because it takes onnx to know."""
+    opset, found = target.limits.opset, target.limits.ir_version
+    if found < (least := _least_ir_version(opset)):
+        raise BadTarget(f"limits.ir_version: {found} is below {least}, which opset {opset} needs", where=path, fix=COMPARE)
+    return target
+
+
+def _least_ir_version(opset: int) -> int:
+    import onnx
+
+    return int(onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)], ignore_unknown=True))
 
 
 def _tuples(value: Any) -> Any:
@@ -219,18 +210,34 @@ def is_local(target: Target) -> bool:
         import torch
 
         cuda = torch.cuda.is_available()
-    return matches(target, architecture=platform.machine(), board=device_tree_model(), cuda=cuda)
+    architecture, board = platform.machine(), device_tree_model()
+    return matches(target, architecture=architecture, board=board, cuda=cuda, memory_bytes=_memory_bytes())
 
 
-def matches(target: Target, *, architecture: str, board: str, cuda: bool) -> bool:
-    """Whether a machine of this architecture (``uname -m``) and board (its device tree's model), with or without a CUDA
-    device, is an instance of ``target``."""
+def matches(target: Target, *, architecture: str, board: str, cuda: bool, memory_bytes: int | None) -> bool:
+    """Whether a machine of this architecture (``uname -m``), board (its device tree's model) and memory (None or 0 where it
+    is not known), with or without a CUDA device, is an instance of ``target``."""
     rule = target.identify
-    if rule.machine and architecture != rule.machine:
+    if (rule.machine and architecture != rule.machine) or too_small(target, memory_bytes):
         return False
     if rule.device_tree_model:
         return rule.device_tree_model in board
     return cuda if rule.cuda else rule.local
+
+
+def too_small(target: Target, memory_bytes: int | None) -> bool:
+    """Whether a machine has so much less memory that it is a smaller module than ``target``: several modules of one family
+    may call themselves the same."""
+    stated = target.limits.memory_bytes
+    return bool(memory_bytes and stated and not target.identify.any_memory and memory_bytes < SAME_MODULE * stated)
+
+
+def smaller_by(target: Target, memory_bytes: int | None) -> str:
+    """What to add to "this is not a ..." where memory speaks against it; else nothing."""
+    stated = target.limits.memory_bytes
+    if not (memory_bytes and stated and too_small(target, memory_bytes)):
+        return ""
+    return f", with {memory_bytes / 1e9:.1f} GB of memory ({stated / 1e9:g} GB in a {target.name})"
 
 
 def device_tree_model() -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from lorita_deploy.errors import BadTarget, LoritaDeployError, UnknownName
 from lorita_deploy.profiles import all_profiles, dtypes_of, first_with, number, operators_of, profile_of_l4t
-from lorita_deploy.targets import all_targets, is_local, load_target, read_target, this_host
+from lorita_deploy.targets import all_targets, is_local, load_target, matches, read_target, smaller_by, this_host
 
 FOLDER = Path(str(resources.files("lorita_deploy") / "targets"))
 TARGETS = all_targets()
@@ -59,6 +59,29 @@ def test_a_machine_is_at_most_one_board():
     }
     for printed, expected in names.items():
         assert [board.name for board in boards if (board.identify.device_tree_model or "?") in printed] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("target", "printed", "gigabytes", "same"),
+    [
+        ("jetson-nano", "NVIDIA Jetson Nano Developer Kit", 4.16, True),
+        ("jetson-nano", "NVIDIA Jetson Nano 2GB Developer Kit", 2.07, False),
+        ("jetson-orin-nano", "NVIDIA Jetson Orin Nano Developer Kit", 7.99, True),
+        ("jetson-orin-nano", "NVIDIA Jetson Orin Nano Developer Kit", 3.9, False),
+        ("jetson-orin-nx", "NVIDIA Jetson Orin NX Engineering Reference Developer Kit", 8.0, False),
+        ("jetson-orin-nx", "NVIDIA Jetson Orin NX Engineering Reference Developer Kit", 0, True),
+        ("jetson-agx-orin", "NVIDIA Jetson AGX Orin Developer Kit", 32.0, False),
+        ("raspberry-pi-5", "Raspberry Pi 5 Model B Rev 1.0", 2.1, True),
+    ],
+)
+def test_a_smaller_module_is_another_target(target, printed, gigabytes, same):
+    """They call themselves the same, on the same carrier board. Where the memory is not known, the name decides."""
+    memory = int(gigabytes * 1e9)
+    asked = load_target(target)
+    assert matches(asked, architecture="aarch64", board=printed, cuda=True, memory_bytes=memory) is same
+    assert smaller_by(asked, memory) == (
+        "" if same else f", with {memory / 1e9:.1f} GB of memory (" + (f"{asked.limits.memory_bytes / 1e9:g} GB in a {target})")
+    )
 
 
 def test_aliases_and_own_files(tmp_path):
@@ -212,6 +235,15 @@ def test_bad_profiles_are_refused(tmp_path, old, new, finding):
         ('precision = "fp32"', 'precision = "fp16"', "not among the precisions"),
         ("rank_multiple = { fp32 = 8,", "rank_multiple = { fp32 = 0,", "multiple below 1"),
         ('precisions = ["fp32", "int8"]', 'precisions = ["fp32", "fp16"]', "a rate is missing"),
+        ("gflops = { fp32 = 12.0,", "gflops = { fp32 = 0,", r"roofline\.gflops\.fp32: .* greater than 0"),
+        ("bandwidth_gb_s = 4.0", "bandwidth_gb_s = 0", r"roofline\.bandwidth_gb_s: .* greater than 0"),
+        ("launch_us = 10.0", "launch_us = -1.0", r"roofline\.launch_us: .* greater than or equal to 0"),
+        ("align = { fp32 = 4,", "align = { fp32 = 0,", r"roofline\.align\.fp32: .* greater than or equal to 1"),
+        ("parallel = 1", "parallel = 0", r"roofline\.parallel: .* greater than or equal to 1"),
+        ("[identify]", "memory_bytes = -1\n[identify]", r"limits\.memory_bytes: .* greater than or equal to 1"),
+        ("[identify]", "dla = -1\n[identify]", r"limits\.dla: .* greater than or equal to 0"),
+        ('exporters = ["onnx"]', "exporters = []", "exporters: .* at least 1"),
+        ("ir_version = 8", "ir_version = 7", "limits.ir_version: 7 is below 8, which opset 17 needs"),
     ],
 )
 def test_numbers_that_contradict_one_another_are_refused(tmp_path, old, new, finding):
@@ -219,8 +251,9 @@ def test_numbers_that_contradict_one_another_are_refused(tmp_path, old, new, fin
     assert old in text
     bad = tmp_path / "bad.toml"
     bad.write_text(text.replace(old, new, 1))
-    with pytest.raises(BadTarget, match=finding):
-        read_target(bad)
+    with pytest.raises(BadTarget, match=finding) as caught:
+        load_target(str(bad))
+    assert str(bad) in str(caught.value)
 
 
 # ---------------------------------------------------------------------------------------------- operators

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import DeviceUnfit, EnvironmentDiffers
 from ..records import Host, Part
-from ..targets import Target, all_targets, matches
+from ..targets import Target, all_targets, matches, smaller_by
 
 RUNTIMES = ("onnxruntime", "tensorrt")
 """What the runner can drive on a device."""
@@ -37,7 +37,8 @@ class Look(Part):
 
 def is_target(look: Look, target: Target) -> bool:
     """Whether the device is an instance of ``target``."""
-    return matches(target, architecture=look.architecture, board=look.board, cuda=look.cuda)
+    host = look.host
+    return matches(target, architecture=look.architecture, board=look.board, cuda=look.cuda, memory_bytes=host.memory_bytes)
 
 
 def require_target(look: Look, target: Target, where: object) -> None:
@@ -45,7 +46,8 @@ def require_target(look: Look, target: Target, where: object) -> None:
     if not is_target(look, target):
         known = ", ".join(each.name for each in all_targets() if is_target(look, each))
         raise EnvironmentDiffers(
-            f"this device is not a {target.name}: it says {look.board or look.host.machine}, {look.architecture}",
+            f"this device is not a {target.name}: it says {look.board or look.host.machine}, {look.architecture}"
+            f"{smaller_by(target, look.host.memory_bytes)}",
             where=where,
             fix=f"choose a --target that it is: {known}" if known else "choose another --target or --device",
         )

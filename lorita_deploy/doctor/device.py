@@ -24,6 +24,7 @@ def check_device(device: SshDevice, target: Target | None = None) -> Health:
             architecture=look.architecture,
             board=look.board,
             cuda=look.cuda,
+            memory_bytes=look.host.memory_bytes,
             versions=look.host.versions,
             release=look.release,
             toolkit=look.toolkit,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..profiles import Profile, all_profiles, number, profile_of_l4t
 from ..records import Finding, MachineFacts
-from ..targets import Target, all_targets, device_tree_model, matches, this_host
+from ..targets import Target, all_targets, device_tree_model, matches, smaller_by, this_host
 
 RELEASE = Path("/etc/nv_tegra_release")
 CUDA = Path("/usr/local/cuda/version.json")
@@ -49,15 +49,16 @@ def check_stack(facts: MachineFacts, target: Target) -> Iterator[Finding]:
 
 def _identity(facts: MachineFacts, target: Target) -> Finding:
     here = facts.board or f"{facts.architecture}, no board"
-    if matches(target, architecture=facts.architecture, board=facts.board, cuda=facts.cuda):
+    if _is(facts, target):
         return Finding(subject="target", state="ok", found=f"{here} is {target.name}")
-    known = ", ".join(
-        each.name
-        for each in all_targets()
-        if matches(each, architecture=facts.architecture, board=facts.board, cuda=facts.cuda)
-    )
+    known = ", ".join(each.name for each in all_targets() if _is(facts, each))
     fix = f"choose a --target that it is: {known}" if known else "choose another machine"
-    return Finding(subject="target", state="missing", found=f"{here} is not {target.name}", fix=fix)
+    found = f"{here}{smaller_by(target, facts.memory_bytes)} is not {target.name}"
+    return Finding(subject="target", state="missing", found=found, fix=fix)
+
+
+def _is(facts: MachineFacts, target: Target) -> bool:
+    return matches(target, architecture=facts.architecture, board=facts.board, cuda=facts.cuda, memory_bytes=facts.memory_bytes)
 
 
 def _python(facts: MachineFacts) -> Finding:
@@ -117,24 +118,38 @@ def _cuda(found: str, target: Target, profile: Profile) -> Finding:
 
 def this_machine() -> MachineFacts:
     """What this machine says of itself."""
+    host = this_host()
     return machine_facts(
         architecture=platform.machine(),
         board=device_tree_model(),
         cuda=Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvhost-gpu").exists(),
-        versions=this_host().versions,
+        memory_bytes=host.memory_bytes,
+        versions=host.versions,
         release=_text(RELEASE),
         toolkit=_text(CUDA),
     )
 
 
 def machine_facts(
-    *, architecture: str, board: str, cuda: bool, versions: Mapping[str, str], release: str, toolkit: str
+    *,
+    architecture: str,
+    board: str,
+    cuda: bool,
+    memory_bytes: int,
+    versions: Mapping[str, str],
+    release: str,
+    toolkit: str,
 ) -> MachineFacts:
     """``release`` and ``toolkit`` are the texts of `RELEASE` and `CUDA`, empty where there are no such files."""
     found = cuda_version(toolkit)
     more = {} if found is None else {"cuda": found}
     return MachineFacts(
-        architecture=architecture, board=board, cuda=cuda, l4t=l4t_release(release), versions={**versions, **more}
+        architecture=architecture,
+        board=board,
+        cuda=cuda,
+        memory_bytes=memory_bytes,
+        l4t=l4t_release(release),
+        versions={**versions, **more},
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -196,14 +197,16 @@ def _engine(stem: str, found: Race, log: Log) -> Engine:
 def _host(found: Race, manifest: Manifest, log: Log) -> Host:
     facts, name = found.facts, found.facts.get("board", "")
     system = facts["system"]
-    here = [each.name for each in all_targets() if matches(each, architecture=system.split()[-1], board=name, cuda=True)]
+    memory_bytes = 1024 * int(facts["memory_kb"])
+    told = partial(matches, architecture=system.split()[-1], board=name, cuda=True, memory_bytes=memory_bytes)
+    here = [each.name for each in all_targets() if told(each)]
     here.sort(key=lambda each: each != manifest.target)
     versions = {"tensorrt": found.version, **({"l4t": facts["l4t"]} if "l4t" in facts else {})}
     return Host(
         machine=name or log.device.get("gpu") or facts.get("processor", "") or "unknown",
         kind=here[0] if here else "cuda",
         cores=int(facts["cores"]),
-        memory_bytes=1024 * int(facts["memory_kb"]),
+        memory_bytes=memory_bytes,
         system=system,
         versions=dict(sorted(versions.items())),
     )

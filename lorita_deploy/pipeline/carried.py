@@ -122,7 +122,8 @@ def not_of(receipt: Receipt, target: str, kind: str) -> Receipt:
 
 def _is_a(host: Host, target: Target) -> bool:
     """Whether a receipt's machine is an instance of ``target``, as far as the receipt tells."""
-    return matches(target, architecture=host.system.split()[-1], board=host.machine, cuda=target.identify.cuda)
+    architecture, cuda = host.system.split()[-1], target.identify.cuda
+    return matches(target, architecture=architecture, board=host.machine, cuda=cuda, memory_bytes=host.memory_bytes)
 
 
 def require_of_this_build(build: Build) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..devices.look import require_runtime, require_target
 from ..devices.ssh import SshDevice
 from ..errors import BadRecord, BadTarget, ExporterUnavailable, LoritaDeployError
+from ..ports import find_exporter
 from ..records import CollapsedRecord, Plan, PriceTable, TrainRecord
 from .carried import require_of_this_build
 
@@ -57,6 +58,8 @@ def preflight(build: Build) -> None:
             where="--opset",
             fix=f"leave it out: {limits.opset} is written",
         )
+    for name in build.target.exporters:
+        find_exporter(name)  # a misspelt one is told before anything is done
     problems = build.exporter.check()
     if problems:
         raise ExporterUnavailable(f"the {build.exporter.name} exporter cannot run here: {'; '.join(problems)}")

@@ -55,6 +55,7 @@ from .compression import (
 from .documents import (
     Document as Document,
     Part as Part,
+    Positive as Positive,
     Precision as Precision,
     Provenance as Provenance,
     Role as Role,

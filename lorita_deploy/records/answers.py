@@ -62,6 +62,8 @@ class MachineFacts(Part):
     """``python``, ``tensorrt``, ``onnxruntime``, ``cuda``, ...: what is installed, name to version."""
     l4t: str | None = None
     """Release of Jetson Linux, such as ``36.4.3``; None on other machines, or where nobody asked."""
+    memory_bytes: int | None = None
+    """None where nobody asked."""
 
 
 class Health(Document):

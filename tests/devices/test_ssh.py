@@ -19,16 +19,18 @@ from small_onnx import write_small_onnx
 from lorita_deploy.devices import connection as connection_module, ssh as ssh_module
 from lorita_deploy.devices.address import find_device
 from lorita_deploy.devices.connection import SINCE_8_7, _shell_word, _talk, _version_of_ssh
+from lorita_deploy.devices.look import kind_of, require_target
 from lorita_deploy.errors import (
     BadArtifact,
     DeviceBusy,
     DeviceUnfit,
     DeviceUnreachable,
+    EnvironmentDiffers,
     LoritaDeployError,
     OutOfResource,
 )
 from lorita_deploy.records import Receipt
-from lorita_deploy.targets import this_host
+from lorita_deploy.targets import load_target, this_host
 
 PYTHON27 = Path.home() / ".pyenv/versions/2.7.18/bin/python"
 PYTHON36 = Path.home() / ".pyenv/versions/3.6.15/bin/python"
@@ -149,6 +151,22 @@ def test_the_result_comes_back_and_no_file_is_sent_twice(device, work, there, mo
     assert names == ["model.onnx"], "what was damaged there is sent again"
     assert sha256(kept) == kept.name
     assert os.stat(there / "store").st_mode & 0o077 == 0, "nobody else may read it"
+
+
+def test_a_smaller_module_is_not_the_target(device):
+    """Of a family whose modules call themselves the same; memory as the agent reads it."""
+    host = device.look.host
+    assert host.memory_bytes == this_host().memory_bytes > 0
+    board = {"architecture": "aarch64", "board": "NVIDIA Jetson Orin NX", "cuda": True}
+
+    def module(memory_bytes):
+        return device.look.model_copy(update={**board, "host": host.model_copy(update={"memory_bytes": memory_bytes})})
+
+    require_target(module(15_900_000_000), load_target("jetson-orin-nx"), "there")
+    assert kind_of(module(15_900_000_000)) == "jetson-orin-nx"
+    with pytest.raises(EnvironmentDiffers, match=r"with 7\.9 GB of memory \(16 GB in a jetson-orin-nx\)"):
+        require_target(module(7_900_000_000), load_target("jetson-orin-nx"), "there")
+    assert kind_of(module(7_900_000_000)) == "cpu"
 
 
 def test_what_the_runner_finds_arrives_as_our_errors(device, work, there):

@@ -80,6 +80,14 @@ def test_another_machine():
     assert findings(pi, "arm64")["target"][0] == "ok"
 
 
+def test_a_smaller_module():
+    state, found, fix = findings(ORIN.model_copy(update={"memory_bytes": 3_900_000_000}), "jetson")["target"]
+    assert state == "missing"
+    assert found.endswith("with 3.9 GB of memory (8 GB in a jetson-orin-nano) is not jetson-orin-nano")
+    assert "jetson-orin-nano" not in fix
+    assert findings(ORIN.model_copy(update={"memory_bytes": 7_990_000_000}), "jetson")["target"][0] == "ok"
+
+
 @pytest.mark.parametrize(("version", "state"), [("", "missing"), ("3.5.2", "missing"), ("3.6.9", "ok"), ("3.13.0", "ok")])
 def test_python(version, state):
     assert findings(changed(python=version), "jetson")["python"][0] == state

@@ -1,5 +1,6 @@
 """Options: budgets, latencies, configuration files."""
 
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -147,4 +148,13 @@ def test_what_cannot_work_is_said_before_anything_runs(tmp_path, changes, messag
     out = tmp_path / "out"
     with pytest.raises(LoritaDeployError, match=message):
         build(make_options(**{"model": "fcn", "out": str(out), **changes}))
+    assert not out.exists()
+
+
+def test_an_exporter_that_nobody_has_is_said_before_anything_runs(tmp_path):
+    own, out = tmp_path / "own.toml", tmp_path / "out"
+    text = (resources.files("lorita_deploy") / "targets" / "cpu.toml").read_text()
+    own.write_text(text.replace('exporters = ["onnx"]', 'exporters = ["onnx", "onx"]'))
+    with pytest.raises(UnknownName, match="no exporter called 'onx'; did you mean onnx"):
+        build(make_options(model="fcn", target=str(own), out=str(out)))
     assert not out.exists()
