@@ -52,6 +52,21 @@ def test_pruning_goes_by_age_and_size_and_knows_its_own(tmp_path, monkeypatch):
     assert mine.exists()
 
 
+def test_what_a_killed_process_left_half_is_removed(tmp_path):
+    whole = kept(tmp_path, b"whole")
+    ours, arriving, theirs = (whole.with_name(f"{name}.part") for name in (f"{'a' * 64}.17", f"{'b' * 64}.18", "mine"))
+    for path in (ours, arriving, theirs):
+        path.write_bytes(b"half")
+    for path in (ours, theirs):
+        os.utime(path, (time.time() - 7200,) * 2)
+    assert [str(whole)] == list(store.files(str(tmp_path))), "half a file is none"
+    store.prune(str(tmp_path))
+    assert not ours.exists()
+    assert arriving.exists(), "another process is at it"
+    assert theirs.exists()
+    assert whole.exists()
+
+
 @pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "", "a//b", "./a", "a\0b"])
 def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
     content = kept(tmp_path, b"content")

@@ -379,6 +379,15 @@ def test_a_folder_that_cannot_be(client, work, tmp_path):
     device.connection.close()
 
 
+def test_a_folder_of_an_account_that_nobody_has(client):
+    device = find_device(client.address(Path("~no-such-user/there")))
+    with pytest.raises(LoritaDeployError, match="no folder can be made there: there is no account of that name") as caught:
+        _ = device.look
+    assert caught.value.exit_code == 2
+    assert "~no-such-user/there" in str(caught.value.where)
+    device.connection.close()
+
+
 def test_a_python_without_packages_is_said_with_the_remedy(client, work, tmp_path, there):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     device = find_device(client.address(there, python=f"{tmp_path}/bare/bin/python"))

@@ -5,6 +5,7 @@
 Nothing is removed that this program did not put there: what has another kind of name is not ours.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -17,6 +18,8 @@ from typing import Any, Dict, Iterator, List
 KEPT_BYTES = 2**30
 KEPT_SECONDS = 30 * 86400
 """What the store keeps beyond the runs that use it."""
+ABANDONED_SECONDS = 3600
+"""A file that arrives is written all the time: what nobody wrote to for so long belongs to a process that was killed."""
 CHUNK = 1 << 20
 
 
@@ -27,7 +30,11 @@ class Refused(Exception):
 def root(request: Dict[str, Any]) -> str:
     """The folder that the client asked for, or the cache folder of the account."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.abspath(os.path.expanduser(request.get("folder") or os.path.join(cache, "lorita-deploy")))
+    asked = request.get("folder") or os.path.join(cache, "lorita-deploy")
+    folder = os.path.expanduser(asked)
+    if folder.startswith("~"):
+        raise OSError(errno.ENOENT, "there is no account of that name", asked)
+    return os.path.abspath(folder)
 
 
 def plain(name: str) -> str:
@@ -37,11 +44,12 @@ def plain(name: str) -> str:
     return name
 
 
-def files(folder: str) -> Iterator[str]:
-    """Every whole file of the store."""
+def files(folder: str, ending: str = "") -> Iterator[str]:
+    """Every whole file of the store; with the ending ``.part``, every one that has not arrived in full."""
     store = os.path.join(folder, "store")
     for name in os.listdir(store) if os.path.isdir(store) else []:
-        if len(name) == 64 and not set(name) - set("0123456789abcdef"):
+        digest = name.split(".")[0] if ending else name
+        if len(digest) == 64 and not set(digest) - set("0123456789abcdef") and name.endswith(ending):
             yield os.path.join(store, name)
 
 
@@ -97,7 +105,13 @@ def lay_out(folder: str, named: Dict[str, str], work: str) -> List[str]:
 
 def prune(folder: str) -> None:
     """Remove what no run uses, the longest unused first, as far as it is too much or too old."""
-    kept, oldest = 0, time.time() - KEPT_SECONDS
+    kept, oldest, abandoned = 0, time.time() - KEPT_SECONDS, time.time() - ABANDONED_SECONDS
+    for path in files(folder, ".part"):
+        try:
+            if os.lstat(path).st_mtime < abandoned:
+                os.unlink(path)
+        except FileNotFoundError:  # it has arrived just now
+            pass
     for path in sorted(files(folder), key=lambda path: -os.lstat(path).st_mtime):
         found = os.lstat(path)
         kept += found.st_size
