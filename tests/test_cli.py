@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -475,6 +476,27 @@ def test_doctor_offers_a_remedy_for_what_is_missing(monkeypatch):
     assert [finding["fix"] for finding in missing] == ["pip install 'no-such-package-here>=3'"]
 
 
+def test_doctor_reads_requirements_as_pip_does(monkeypatch):
+    asked = ["numpy>=99", "click>=8,<9", "rich", "no-such-package[extra]>=3; python_version >= '3.9'"]
+    asked += ["not-here>=1; sys_platform == 'nowhere'", "not-asked>=1; extra == 'test'"]
+    monkeypatch.setattr("lorita_deploy.doctor.machine.requires", lambda name: asked)
+    found = {each["subject"]: each for each in json.loads(invoke("doctor", "--json").stdout)["findings"]}
+    assert found["click"]["state"] == found["rich"]["state"] == "ok"
+    assert found["numpy"]["state"] == "missing"
+    assert found["numpy"]["found"] == f"{version('numpy')}, and >=99 is needed"
+    assert found["numpy"]["fix"] == "pip install 'numpy>=99'"
+    assert found["no-such-package"]["fix"] == "pip install 'no-such-package[extra]>=3'"
+    assert not {"not-here", "not-asked"} & found.keys()
+
+
+def test_doctor_survives_a_torch_that_says_nothing(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError\n")
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from lorita_deploy.doctor.machine import _cuda; print(*_cuda())"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "found='ImportError'" in done.stdout
+
+
 def test_compare(make_receipt, tmp_path):
     def save(name, **given):
         return make_receipt(**given).save(tmp_path / f"{name}.json")
@@ -505,3 +527,8 @@ def test_doctor_says_where_a_build_could_not_write(tmp_path):
     found = {each["subject"]: each for each in json.loads(page.stdout)["findings"]}["folder"]
     assert found["state"] == "missing"
     assert "--out" in found["fix"]
+    for folder in (tmp_path / ("x" * 300), tmp_path / "new" / ("x" * 300) / "build"):
+        page = invoke("doctor", "--json", "--out", folder)
+        assert page.exit_code == 3
+        found = {each["subject"]: each for each in json.loads(page.stdout)["findings"]}["folder"]
+        assert "longer than the 255 bytes of a name" in found["found"]

@@ -43,15 +43,26 @@ def _python() -> Iterator[Finding]:
 
 def _packages() -> Iterator[Finding]:
     """What our own package says it needs, and what of that is there."""
-    for requirement in requires("lorita-deploy") or []:
-        wanted, _, condition = requirement.partition(";")
-        name = wanted.strip().split("[")[0].rstrip("<>=!~.0123456789 ")
-        if "extra" in condition:
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        yield Finding(subject="packaging", state="missing", found="not installed", fix="pip install packaging")
+        return
+    for wanted in map(Requirement, requires("lorita-deploy") or []):
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
             continue
         try:
-            yield Finding(subject=name, state="ok", found=version(name))
+            found = version(wanted.name)
         except PackageNotFoundError:
-            yield Finding(subject=name, state="missing", found="not installed", fix=f"pip install '{wanted.strip()}'")
+            found = None
+        enough = found is not None and wanted.specifier.contains(found, prereleases=True)
+        wanted.marker = None
+        yield Finding(
+            subject=wanted.name,
+            state="ok" if enough else "missing",
+            found="not installed" if found is None else found if enough else f"{found}, and {wanted.specifier} is needed",
+            fix=None if enough else f"pip install '{wanted}'",
+        )
 
 
 def _resources(folder: Path) -> Iterator[Finding]:
@@ -73,13 +84,21 @@ def _resources(folder: Path) -> Iterator[Finding]:
         found="unknown" if memory is None else f"{memory / 2**30:.1f} GiB available",
         fix="close other programs, or lower --batch-size and --calibration-samples" if scarce else None,
     )
-    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    # Which, unlike Path.exists, answers for names that are too long and for folders that may not be entered.
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if os.path.exists(parent))
     writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    longest = os.pathconf(existing, "PC_NAME_MAX")
+    too_long = next((part for part in folder.absolute().parts if len(os.fsencode(part)) > longest), None)
+    if too_long is not None:
+        told = f"{too_long[:20]}... is longer than the {longest} bytes of a name"
+    else:
+        told = f"{folder} can be written" if writable else f"{existing} cannot be written to, or is no folder"
+    fit = writable and too_long is None
     yield Finding(
         subject="folder",
-        state="ok" if writable else "missing",
-        found=f"{folder} can be written" if writable else f"{existing} cannot be written to, or is no folder",
-        fix=None if writable else "build somewhere else: --out FOLDER",
+        state="ok" if fit else "missing",
+        found=told,
+        fix=None if fit else "build somewhere else: --out FOLDER",
     )
     free = shutil.disk_usage(existing).free
     full = free < LEAST_DISK_BYTES
@@ -96,7 +115,7 @@ def _cuda() -> Iterator[Finding]:
         import torch
     except Exception as error:  # a broken installation fails in many ways
         fix = "pip install --force-reinstall torch torchvision"
-        yield Finding(subject="torch import", state="missing", found=str(error).splitlines()[0], fix=fix)
+        yield Finding(subject="torch import", state="missing", found=_line(error), fix=fix)
         return
     if torch.cuda.is_available():
         yield Finding(subject="cuda", state="ok", found=f"{torch.cuda.get_device_name(0)}, CUDA {torch.version.cuda}")
@@ -109,9 +128,13 @@ def _exporters() -> Iterator[Finding]:
         try:
             problems = find_exporter(name).check()
         except Exception as error:  # a plug-in may fail in any way; one that does must not hide the rest
-            problems = [f"cannot be loaded: {error}"]
+            problems = [f"cannot be loaded: {_line(error)}"]
         state = "missing" if problems and name == "onnx" else "note" if problems else "ok"
         yield Finding(subject=f"exporter {name}", state=state, found="ready" if not problems else "; ".join(problems))  # type: ignore[arg-type]
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _targets() -> Iterator[Finding]:
