@@ -267,7 +267,10 @@ def names(group: str) -> list[str]:
 def _load(group: str, kind: str, name: str) -> Any:
     found: EntryPoint | None = next((point for point in entry_points(group=group) if point.name == name), None)
     if found is None:
-        known = names(group)
         more = " (or torchvision:NAME, timm:NAME, package.module:function)" if group == MODELS else ""
-        raise UnknownName(kind, name, known, fix=f"lorita-deploy {kind.split()[0]}s list{more}")
-    return found.load()
+        raise UnknownName(kind, name, names(group), fix=f"lorita-deploy {kind.split()[0]}s list{more}")
+    try:
+        return found.load()
+    except (ImportError, AttributeError) as error:
+        what = f"the {kind} {name}, of the package {found.dist.name if found.dist else '?'}, cannot be imported: {error}"
+        raise BadNetwork(what, where=found.value, fix="install that package again, or uninstall it") from error

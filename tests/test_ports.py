@@ -1,8 +1,12 @@
 """How plug-ins are found by name."""
 
+import json
+
 import pytest
+from click.testing import CliRunner
 from torch import nn
 
+from lorita_deploy.cli import cli
 from lorita_deploy.errors import BadNetwork, UnknownName
 from lorita_deploy.ports import EXPORTERS, MODELS, ModelSpec, find_exporter, find_model, names, of_a_family
 
@@ -20,6 +24,24 @@ def test_near_misses_are_named():
         find_model("vgg61")
     with pytest.raises(UnknownName, match="known: onnx"):
         find_exporter("zzz")
+
+
+@pytest.mark.parametrize("place", ["no_such_module:THING", "json:NOTHING"])
+def test_a_broken_plug_in_is_named_and_hides_no_other(tmp_path, monkeypatch, place):
+    about = tmp_path / "broken-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[{MODELS}]\nbent = {place}\n[{EXPORTERS}]\nbent = {place}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for find, kind in ((find_model, "models"), (find_exporter, "exporters")):
+        with pytest.raises(BadNetwork, match="bent, of the package broken, cannot be imported") as caught:
+            find("bent")
+        assert "uninstall" in caught.value.fix
+        page = CliRunner().invoke(cli, [kind, "list", "--json"])
+        assert page.exit_code == 0, page.stderr
+        rows = {each["name"]: each["summary"] for each in json.loads(page.stdout)}
+        assert "of the package broken" in rows["bent"]
+        assert rows["onnx" if kind == "exporters" else "fcn"] == find("onnx" if kind == "exporters" else "fcn").summary
 
 
 def test_a_function_of_ones_own(tmp_path, monkeypatch):

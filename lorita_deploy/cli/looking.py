@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from .. import targets as target_files
-from ..errors import BadArtifact
-from ..ports import EXPORTERS, MODEL_FAMILIES, MODELS, find_exporter, find_model, names
+from ..errors import BadArtifact, BadNetwork
+from ..ports import EXPORTERS, MODEL_FAMILIES, MODELS, Exporter, ModelSpec, find_exporter, find_model, names
 from ..records import ArtifactSummary, EngineSummary, LoadCheck
 from ..report import facts
 from ..report.table import Table
@@ -107,7 +108,7 @@ def list_models(screen: Screen) -> None:
     Example:
       lorita-deploy models list
     """
-    rows = [(name, find_model(name).summary) for name in names(MODELS)]
+    rows = [(name, _summary(find_model, name)) for name in names(MODELS)]
     rows += [(f"{family}:NAME", f"any network of {family}") for family in names(MODEL_FAMILIES)]
     rows.append(("package.module:function", "a network of your own"))
     _catalogue(screen, "Models", rows)
@@ -229,7 +230,7 @@ def list_exporters(screen: Screen) -> None:
     Example:
       lorita-deploy exporters list
     """
-    _catalogue(screen, "Exporters", [(name, find_exporter(name).summary) for name in names(EXPORTERS)])
+    _catalogue(screen, "Exporters", [(name, _summary(find_exporter, name)) for name in names(EXPORTERS)])
 
 
 @exporters.command("show")
@@ -247,6 +248,14 @@ def show_exporter(screen: Screen, name: str) -> None:
     about = {"name": exporter.name, "summary": exporter.summary, "source": exporter.source, "suffix": exporter.suffix}
     rows = [*about.items(), *(("missing", problem) for problem in problems)]
     screen.show({**about, "problems": problems}, Table(name, ("", ""), tuple(rows)))
+
+
+def _summary(find: Callable[[str], ModelSpec | Exporter], name: str) -> str:
+    """A plug-in that cannot be loaded does not hide the others."""
+    try:
+        return find(name).summary
+    except BadNetwork as error:
+        return error.what
 
 
 def _catalogue(screen: Screen, title: str, rows: list[tuple[str, str]]) -> None:
