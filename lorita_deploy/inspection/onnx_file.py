@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 
 from ..records import ArtifactSummary, Quantization, TensorSpec
 from .onnx_macs import count_macs
-from .onnx_reading import STANDARD, dtype_name, external_files, graphs_of, nodes_of, numbers_in, opset_of, read_onnx, tensors_of
+from .onnx_reading import (
+    STANDARD,
+    dtype_name,
+    external_files,
+    graphs_of,
+    nodes_of,
+    numbers_in,
+    opset_of,
+    outside_bytes,
+    read_onnx,
+    tensors_of,
+)
 from .weights import sha256_of
 
 if TYPE_CHECKING:
@@ -36,6 +47,7 @@ def look_at_onnx(path: Path) -> ArtifactSummary:
         operators=dict(Counter(node.op_type for node in nodes_of(model)).most_common()),
         params=sum(numbers_in(tensor) for tensor in graph.initializer),
         external_data=external_files(model),
+        external_bytes=outside_bytes(model),
         metadata={entry.key: entry.value for entry in model.metadata_props},
         domains=tuple(sorted({node.domain for node in nodes_of(model)} - set(STANDARD))),
         weights=dict(types.most_common()),

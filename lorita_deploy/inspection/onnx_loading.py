@@ -12,7 +12,7 @@ from ..profiles import first_with, number, operators_of
 from ..records import Finding
 from ..targets import Target
 from .onnx_numbers import check_quantization, check_types, some
-from .onnx_reading import STANDARD, external_files, graphs_of, nodes_of, numbers_in, opset_of, read_onnx
+from .onnx_reading import STANDARD, external_files, nodes_of, opset_of, outside_bytes, read_onnx
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -147,9 +147,7 @@ def _outside(model: ModelProto, path: Path) -> Iterator[Finding]:
 def _memory(model: ModelProto, path: Path, target: Target) -> Iterator[Finding]:
     """The weights against the memory of the board."""
     there = target.limits.memory_bytes
-    size = path.stat().st_size + sum(
-        numbers_in(tensor) * 4 for graph in graphs_of(model) for tensor in graph.initializer if tensor.external_data
-    )
+    size = path.stat().st_size + outside_bytes(model)
     told = f"{size / 1e6:,.3g} MB" if size < 1e9 else f"{size / 1e9:,.3g} GB"
     if there is None:
         yield Finding(subject="memory", state="ok", found=f"{told}; how much the target has is not known")

@@ -5,16 +5,25 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from .onnx_reading import STANDARD, nodes_of
+
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 Shape = tuple[int, ...]
-COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+COUNTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
+UNCOUNTED = frozenset("Attention ConvInteger DeformConv Einsum GRU LSTM MatMulInteger QLinearConv QLinearMatMul RNN".split())
+"""They multiply too, in ways that are not worked out here."""
 
 
 def count_macs(model: ModelProto) -> int | None:
-    """Of convolutions and matrix products in the main graph, open dimensions counted as 1; None where a shape is not known."""
-    nodes = [node for node in model.graph.node if node.op_type in COUNTED]
+    """Of convolutions and matrix products in the main graph, open dimensions counted as 1; None where a shape is not known, or
+    where others multiply: those of `UNCOUNTED`, of inner graphs and functions, and operators outside the standard."""
+    own = {(function.domain, function.name) for function in model.functions}
+    every = [node for node in nodes_of(model) if (node.domain, node.op_type) not in own]
+    nodes = [node for node in model.graph.node if node.domain in STANDARD and node.op_type in COUNTED]
+    if len(nodes) < sum(node.domain not in STANDARD or node.op_type in COUNTED | UNCOUNTED for node in every):
+        return None
     if not nodes:
         return 0
     shapes = _shapes(model)

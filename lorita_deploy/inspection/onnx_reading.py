@@ -17,6 +17,8 @@ STANDARD = ("", "ai.onnx")
 """Both spell the domain of the standard's own operators."""
 LARGEST_BYTES = 2**31 - 1
 """A protobuf message ends here; whatever reads ONNX files stops there too."""
+PACKED = {"int4": 4, "uint4": 4, "float4e2m1": 4, "int2": 2, "uint2": 2}
+"""Bits of the types of which several share a byte."""
 AGAIN = "export or copy it again; it may have been cut short"
 
 
@@ -181,6 +183,23 @@ def numbers_in(tensor: TensorProto) -> int:
     for extent in tensor.dims:
         total *= max(0, extent)
     return total
+
+
+def outside_bytes(model: ModelProto) -> int:
+    """What the weights take that lie in other files, by their shapes and types."""
+    return sum(_bytes_in(tensor) for tensor in tensors_of(model) if tensor.external_data)
+
+
+def _bytes_in(tensor: TensorProto) -> int:
+    import onnx
+
+    kind = dtype_name(tensor.data_type)
+    if kind in PACKED:
+        return -(-numbers_in(tensor) * PACKED[kind] // 8)
+    try:
+        return numbers_in(tensor) * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    except (KeyError, ValueError, TypeError):  # younger than the installed onnx
+        return numbers_in(tensor) * 4
 
 
 def _line(error: Exception) -> str:

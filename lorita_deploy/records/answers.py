@@ -128,9 +128,12 @@ class ArtifactSummary(Document):
     weights: dict[str, int] = {}
     """Element type to how many numbers of it are stored."""
     macs: int | None = None
-    """Multiply-accumulates of convolutions and matrix products, open dimensions counted as 1; None: shapes not known."""
+    """Multiply-accumulates of convolutions and matrix products, open dimensions counted as 1; None: shapes not known, or there
+    are operators whose products are not counted."""
     quantization: Quantization | None = None
     notes: tuple[str, ...] = ()
+    external_bytes: int = 0
+    """What the weights in other files take, by their shapes and types."""
 
 
 class EngineSummary(Document):

@@ -90,7 +90,7 @@ def artifact(found: ArtifactSummary) -> Table:
         *(("output", _tensor(spec)) for spec in found.outputs),
         ("operators", ", ".join(f"{count} {name}" for name, count in found.operators.items())),
         *(("operators of", domain) for domain in found.domains),
-        ("weights", f"{found.params:,} numbers, {words.size(found.size_bytes)}"),
+        ("weights", f"{found.params:,} numbers, {words.size(found.size_bytes + found.external_bytes)}"),
         ("stored as", ", ".join(f"{count:,} {name}" for name, count in found.weights.items())),
         ("multiply-adds", "unknown" if found.macs is None else words.amount(found.macs)),
         *([("quantization", _quantization(found.quantization))] if found.quantization else []),

@@ -8,6 +8,8 @@ from small_onnx import write_small_onnx
 
 from lorita_deploy.errors import BadArtifact
 from lorita_deploy.inspection.onnx_file import look_at_onnx
+from lorita_deploy.inspection.onnx_reading import outside_bytes
+from lorita_deploy.report import facts, words
 
 
 def model_of(nodes, weights=(), opset=17, ir=8, shape=(1, 4), out=(1, 4), **more):
@@ -53,6 +55,24 @@ def test_multiply_adds_of_each_kind(tmp_path, node, shapes, shape, out, macs):
     weights = [weight(name, *extents) for name, *extents in shapes]
     found = look_at_onnx(save(model_of([node], weights, shape=shape, out=out), tmp_path / "one.onnx"))
     assert found.macs == macs
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        helper.make_node("Einsum", ["a", "w"], ["y"], equation="ij,jk->ik"),
+        helper.make_node("FusedMatMul", ["a", "w"], ["y"], domain="com.microsoft"),
+        helper.make_node("Twice", ["a", "w"], ["y"], domain="my.own"),
+    ],
+    ids=lambda node: node.op_type,
+)
+def test_multiply_adds_are_unknown_where_others_multiply(tmp_path, other):
+    body = [helper.make_node("MatMul", ["a", "b"], ["c"])]
+    function = helper.make_function("my.own", "Twice", ["a", "b"], ["c"], body, [helper.make_opsetid("", 17)])
+    own = [function] if other.op_type == "Twice" else []
+    model = model_of([helper.make_node("MatMul", ["x", "w"], ["a"]), other], [weight("w", 4, 4)], functions=own)
+    model.opset_import.extend(helper.make_opsetid(name, 1) for name in ("com.microsoft", "my.own"))
+    assert look_at_onnx(save(model, tmp_path / "one.onnx")).macs is None
 
 
 def quantized(zero, dtype=np.int8, scales=1):
@@ -105,8 +125,17 @@ def test_inner_graphs_types_domains_and_external_data(tmp_path):
     assert found.domains == ("com.microsoft",)
     assert found.weights == {"float": 16, "bool": 1}
     assert "weights.bin" in found.external_data
+    assert found.external_bytes == 16 * 4 + 1
+    assert f"17 numbers, {words.size(path.stat().st_size + 65)}" in str(facts.artifact(found).rows)
     (tmp_path / "weights.bin").unlink()
     assert look_at_onnx(path).params == 17, "what the file itself says can be read without its weights"
+
+
+@pytest.mark.parametrize(("kind", "size"), [("FLOAT", 20), ("FLOAT16", 10), ("BFLOAT16", 10), ("INT8", 5), ("INT4", 3)])
+def test_weights_in_other_files_take_what_their_type_takes(kind, size):
+    tensor = TensorProto(name="w", dims=[5], data_type=TensorProto.DataType.Value(kind), data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="weights.bin")
+    assert outside_bytes(model_of([helper.make_node("Relu", ["x"], ["y"])], [tensor])) == size
 
 
 def test_a_model_newer_than_the_installed_onnx_is_read_all_the_same(tmp_path):
