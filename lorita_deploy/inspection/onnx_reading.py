@@ -187,7 +187,8 @@ def numbers_in(tensor: TensorProto) -> int:
 
 def outside_bytes(model: ModelProto) -> int:
     """What the weights take that lie in other files, by their shapes and types."""
-    return sum(_bytes_in(tensor) for tensor in tensors_of(model) if tensor.external_data)
+    total = sum(_bytes_in(tensor) for tensor in tensors_of(model) if tensor.external_data)
+    return min(total, 2**63 - 1)  # a damaged shape may say more than can be counted with
 
 
 def _bytes_in(tensor: TensorProto) -> int:

@@ -138,6 +138,13 @@ def test_weights_in_other_files_take_what_their_type_takes(kind, size):
     assert outside_bytes(model_of([helper.make_node("Relu", ["x"], ["y"])], [tensor])) == size
 
 
+def test_a_shape_beyond_all_bounds_has_a_size(tmp_path):
+    tensor = TensorProto(name="w", dims=[2**62] * 20, data_type=1, data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="weights.bin")
+    model = model_of([helper.make_node("Relu", ["x"], ["y"])], [tensor])
+    assert facts.artifact(look_at_onnx(save(model, tmp_path / "damaged.onnx"))).rows
+
+
 def test_a_model_newer_than_the_installed_onnx_is_read_all_the_same(tmp_path):
     relu = helper.make_node("Relu", ["x"], ["y"])
     for model in (model_of([relu], opset=999), model_of([relu], ir=99)):
