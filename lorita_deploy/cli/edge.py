@@ -67,7 +67,7 @@ class Edge(click.Group):
             ctx.exit(BROKEN_PIPE)
         except Exception as error:
             if isinstance(error, OSError) and error.errno in REFUSED and error.filename:
-                told = LoritaDeployError(f"{os.strerror(error.errno).lower()}", where=error.filename, fix=UNUSABLE)
+                told = LoritaDeployError(os.strerror(error.errno).lower(), where=error.filename, fix=UNUSABLE)
                 _stop(ctx, told.told(_command(ctx)), told.exit_code)
             what = _exhausted(error)
             if what is None:

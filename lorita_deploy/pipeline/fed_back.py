@@ -51,7 +51,6 @@ def repriced(
     """``plan`` with the times of ``prices`` and the losses of ``calibration``. Times of sizes that are not on offer are worked
     out from those that are, and a note names the layers."""
     us = {each.candidate: each.us for each in prices.times}
-    offers = {each.key: us[each.key] for each in candidates}
     curves = {each.layer: each.loss_at_rank for each in calibration.layers}
     widths = {each.group: each.loss_at_width for each in calibration.groups}
     choices, between = [], []
@@ -61,8 +60,8 @@ def repriced(
         if exact is None:
             between.append(choice.layer)
         found = {
-            "us": offers[exact] if exact else _between(choice, geometries[choice.layer], of_layer, offers),
-            "dense_us": next(offers[each.key] for each in of_layer if each.form == "dense"),
+            "us": us[exact] if exact else _between(choice, geometries[choice.layer], of_layer, us),
+            "dense_us": next(us[each.key] for each in of_layer if each.form == "dense"),
             "predicted_loss": 0.0 if choice.rank is None else curves[choice.layer][choice.rank],
         }
         choices.append(choice.model_copy(update=found))

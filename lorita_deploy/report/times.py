@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ..records import BuildReport, Plan, Probe
-from . import svg
+from . import shipped, svg
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,6 @@ def probe_us(plan: Plan, probe: Probe) -> tuple[float, bool]:
 def measured_us(report: BuildReport) -> float | None:
     """What the compressed network took in the race on the target itself, as the plan counts: the ratio of the race times
     the dense network's time. None where the target was not timed."""
-    if report.provenance != "measured" or report.estimated_ratio is not None:
-        return None
-    if report.receipt is None or not report.receipt.ratios:
+    if report.provenance != "measured" or report.receipt is None or not shipped.raced_there(report):
         return None
     return report.receipt.ratios[0].ratio * report.plan.dense_us
